@@ -1,0 +1,225 @@
+"""Reading a run: tables as pandas frames, tensors lazily, damage named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
+
+from nfcot_model.errors import UserError
+from nfcot_model.files import content_hash, file_hash
+from nfcot_model.traces.schema import (
+    FORMAT_VERSION,
+    MANIFEST,
+    THOUGHTS_SCHEMA,
+    TRACES_SCHEMA,
+    is_sealed,
+    manifest_hash,
+    shard_paths,
+)
+
+__all__ = ["Run", "committed_shards", "list_runs", "read_manifest", "read_run", "read_traces_file"]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What did a reasoner think, on which problems, and how likely was it?
+
+    traces: one row per trace, in the order committed. thoughts: one row per thought, sorted by
+    trace, then k. Tensors are aligned with `thoughts` row by row and are read when asked for.
+    Everything is as the scorer named in the manifest computed it; other models' opinions are not
+    here.
+    """
+
+    path: Path
+    manifest: dict[str, Any] = field(repr=False)
+    traces: pd.DataFrame = field(repr=False)
+    thoughts: pd.DataFrame = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The run folder's name."""
+        return self.path.name
+
+    @property
+    def hash(self) -> str:
+        """Which run is this? The manifest's content hash, without time and place."""
+        return str(self.manifest["hash"])
+
+    @cached_property
+    def D(self) -> int:
+        """The width of a thought (0 when the run holds no trace)."""
+        shards = self._shards
+        return int(self._shape(shards[0], "u")[1]) if shards else 0
+
+    @property
+    def tensor_names(self) -> list[str]:
+        """Which tensors are stored? u, eps, mu, log_sigma, e and, when captured, h."""
+        return self._opened(self._shards[0], lambda f: sorted(f.keys())) if self._shards else []
+
+    def tensor(self, name: str) -> np.ndarray:
+        """All rows of one tensor, [rows, ...] float32, row i belonging to `thoughts.iloc[i]`.
+
+        Raises UserError when the run has no such tensor (those it has are listed).
+        """
+        self._refuse_unknown(name)
+        if not self._shards:
+            return np.zeros((0, 0), dtype=np.float32)
+        parts = [self._opened(s, lambda f: f.get_tensor(name)) for s in self._shards]
+        return np.concatenate(parts)
+
+    def trace_tensor(self, name: str, trace_id: str) -> np.ndarray:
+        """One trace's rows of a tensor, [K, ...], without reading the rest of the file."""
+        self._refuse_unknown(name)
+        found = self.traces.loc[self.traces["trace_id"] == trace_id, ["shard", "row", "K"]]
+        if found.empty:
+            raise UserError(f"{self.path}: holds no trace '{trace_id}'")
+        shard, row, K = found.iloc[0]
+        rows = self._opened(str(shard), lambda f: f.get_slice(name)[int(row) : int(row + K)])
+        return np.asarray(rows)
+
+    def problem_labels(self) -> pd.DataFrame:
+        """Ground-truth labels of each trace's problem, indexed like `traces`."""
+        return _labels(self.traces)
+
+    def step_labels(self) -> pd.DataFrame:
+        """Ground-truth labels of each thought's step, indexed like `thoughts`."""
+        return _labels(self.thoughts)
+
+    def label_columns(self) -> list[str]:
+        """Which labels can be asked for? Those of steps, then those of problems."""
+        return list(dict.fromkeys([*self.step_labels(), *self.problem_labels()]))
+
+    @cached_property
+    def _shards(self) -> list[str]:
+        return [str(shard) for shard in pd.unique(self.traces["shard"])]
+
+    def _refuse_unknown(self, name: str) -> None:
+        if self._shards and name not in self.tensor_names:
+            hint = "; capture it with --activations" if name == "h" else ""
+            raise UserError(
+                f"{self.path}: no tensor '{name}'; it has {', '.join(self.tensor_names)}{hint}"
+            )
+
+    def _shape(self, shard: str, name: str) -> list[int]:
+        return self._opened(shard, lambda f: f.get_slice(name).get_shape())
+
+    def _opened(self, shard: str, read: Callable[[Any], Any]) -> Any:
+        path = shard_paths(self.path, shard)[0]
+        try:
+            with safe_open(path, framework="np") as stream:
+                return read(stream)
+        except (SafetensorError, OSError) as error:
+            raise _damaged(path, str(error)) from None
+
+
+def read_run(path: Path | str, verify: bool = True) -> Run:
+    """What is in a run? Reads the committed shards only.
+
+    verify: check every byte of every committed file against its hash first. Without it, damage
+    that leaves a file readable goes unseen. Raises UserError for a folder that is not a run, a
+    format version that is not ours, and a missing or damaged file, which it names.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    traces, thoughts = [], []
+    for shard in committed_shards(path):
+        tensors_path, thoughts_path, traces_path = shard_paths(path, shard)
+        table = read_traces_file(traces_path)
+        if verify:
+            _verify_hash(tensors_path, table.schema.metadata[b"tensors_sha256"])
+            _verify_hash(thoughts_path, table.schema.metadata[b"thoughts_sha256"])
+        traces.append(table.replace_schema_metadata(None))
+        thoughts.append(_read_table(thoughts_path, THOUGHTS_SCHEMA))
+    trace_frame = pa.concat_tables([TRACES_SCHEMA.empty_table(), *traces]).to_pandas()
+    trace_frame["steps"] = [list(steps) for steps in trace_frame["steps"]]
+    thought_frame = pa.concat_tables([THOUGHTS_SCHEMA.empty_table(), *thoughts]).to_pandas()
+    thought_frame["match"] = thought_frame["match"].astype("boolean")
+    return Run(path.resolve(), manifest, trace_frame, thought_frame)
+
+
+def read_manifest(path: Path | str) -> dict[str, Any]:
+    """Which run is this? The checked content of run.json; raises UserError otherwise."""
+    file = Path(path) / MANIFEST
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{path}: is not a run (no {MANIFEST}); make one with nfcot trace"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise _damaged(file, str(error)) from None
+    if not isinstance(manifest, dict) or "format_version" not in manifest:
+        raise UserError(f"{file}: is not a run manifest; make a run with nfcot trace")
+    if manifest["format_version"] != FORMAT_VERSION:
+        raise UserError(
+            f"{file}: format_version is {manifest['format_version']!r}, this version reads"
+            f" {FORMAT_VERSION}; use the matching nfcot-scope or trace again"
+        )
+    rest = {k: v for k, v in manifest.items() if k != "checksum"}
+    if manifest.get("checksum") != content_hash(rest) or manifest["hash"] != manifest_hash(rest):
+        raise _damaged(file, "its checksum does not fit its content")
+    return manifest
+
+
+def committed_shards(path: Path) -> list[str]:
+    """Which shards are whole? Those with a traces file, in order."""
+    return sorted(p.stem for p in (path / "traces").glob("[!.]*.parquet"))
+
+
+def list_runs(runs_dir: Path | str) -> list[Path]:
+    """Which folders directly under `runs_dir` are runs, by name? Raises UserError if it is none."""
+    folder = Path(runs_dir)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the folder that holds the runs")
+    return sorted(child for child in folder.iterdir() if (child / MANIFEST).is_file())
+
+
+def read_traces_file(path: Path) -> pa.Table:
+    """One shard's traces with the hashes of its other files; raises UserError when damaged."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _damaged(path, str(error)) from None
+    if not is_sealed(data):
+        raise _damaged(path, "its seal does not fit its bytes")
+    return _read_table(pa.BufferReader(data), TRACES_SCHEMA, path)
+
+
+def _read_table(source: Any, schema: pa.Schema, path: Path | None = None) -> pa.Table:
+    try:
+        table = pq.ParquetFile(source, page_checksum_verification=True).read()
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path or source, str(error).splitlines()[0]) from None
+    if table.column_names != schema.names:
+        raise _damaged(path or source, "its columns are not those of the format")
+    return table.cast(schema.with_metadata(table.schema.metadata))
+
+
+def _verify_hash(path: Path, expected: bytes) -> None:
+    try:
+        found = file_hash(path)
+    except OSError as error:
+        raise _damaged(path, str(error)) from None
+    if found.encode() != expected:
+        raise _damaged(path, "its hash is not the committed one")
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"{path}: damaged or missing ({reason}); run `nfcot run fsck --repair` on its run,"
+        " then repeat the trace command"
+    )
+
+
+def _labels(frame: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame([json.loads(text) for text in frame["labels"]], index=frame.index)

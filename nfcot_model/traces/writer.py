@@ -1,0 +1,214 @@
+"""Writing a run: the manifest once, then one shard after another, each whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from safetensors.numpy import save
+
+from nfcot_model.errors import UserError
+from nfcot_model.files import write_bytes, write_json
+from nfcot_model.traces.reader import read_manifest
+from nfcot_model.traces.schema import (
+    CIRCUMSTANCES,
+    FORMAT_VERSION,
+    MANIFEST,
+    SHARD_SIZE,
+    THOUGHTS_SCHEMA,
+    TRACES_SCHEMA,
+    manifest_hash,
+    parquet_bytes,
+    seal,
+    sealed_manifest,
+    shard_paths,
+)
+
+__all__ = ["commit_shard", "open_run", "trace_totals", "writing"]
+
+FOLDERS = ("tensors", "thoughts", "traces")
+
+
+def open_run(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Which manifest holds for the run at `path`: the one found there, or this new one, written?
+
+    `manifest` needs no format version, shard size, hash or checksum: they are added. Raises
+    UserError, with nothing written, when `path` is a file, holds another run (the first field
+    that differs is named) or holds anything that is not a run.
+    """
+    wanted = sealed_manifest(
+        {"format_version": FORMAT_VERSION, "shard_size": SHARD_SIZE, **_json_plain(manifest)}
+    )
+    if (path / MANIFEST).exists():
+        found = read_manifest(path)
+        if found["hash"] != wanted["hash"]:
+            raise UserError(
+                f"{path}: holds another run ({_difference(found, wanted)}); give another folder"
+            )
+    else:
+        _refuse_foreign(path)
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / MANIFEST, wanted)
+        found = wanted
+    for folder in FOLDERS:
+        (path / folder).mkdir(exist_ok=True)
+    return found
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Am I the only writer of this run? Holds the run folder's lock and clears dead temporaries.
+
+    The lock is the kernel's (flock), so a killed writer leaves none behind. Raises UserError when
+    another process is writing the same run.
+    """
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{path}: another process is writing this run; wait for it") from None
+        for temporary in [*path.glob(".*.tmp"), *path.glob("*/.*.tmp")]:
+            temporary.unlink()
+        yield
+    finally:
+        os.close(folder)
+
+
+def commit_shard(
+    run: Path,
+    shard: str,
+    traces: Mapping[str, Sequence[Any]],
+    thoughts: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+) -> None:
+    """Make one shard part of the run: tensors, then thoughts, then traces (the commit point).
+
+    traces: columns of TRACES_SCHEMA but shard, row and u_sha256, which follow from `K` and `u`.
+    thoughts: columns of THOUGHTS_SCHEMA but trace_id, k, shard and row; one entry per thought,
+    in trace order. tensors: `[rows, ...]` arrays, rows as in thoughts.
+    Raises UserError when the disk is full, leaving no part of the shard behind; ValueError when
+    the lengths disagree or a tensor is not finite.
+    """
+    K = np.asarray(traces["K"], dtype=np.int64)
+    rows = int(K.sum())
+    _check_tensors(tensors, rows)
+    first = np.cumsum(K) - K
+    owner = np.repeat(np.arange(len(K)), K)
+    row = np.arange(rows)
+    traces = dict(traces) | {
+        "shard": [shard] * len(K),
+        "row": first,
+        "u_sha256": [_row_hash(tensors["u"][a : a + n]) for a, n in zip(first, K, strict=True)],
+    }
+    thoughts = dict(thoughts) | {
+        "trace_id": np.asarray(traces["trace_id"], dtype=object)[owner],
+        "k": row - first[owner],
+        "shard": [shard] * rows,
+        "row": row,
+    }
+    little = {k: np.ascontiguousarray(v).astype("<f4", copy=False) for k, v in tensors.items()}
+    tensor_bytes = save(little)
+    thought_bytes = parquet_bytes(_table(thoughts, THOUGHTS_SCHEMA), "thoughts", {})
+    digests = {
+        "tensors_sha256": hashlib.sha256(tensor_bytes).hexdigest(),
+        "thoughts_sha256": hashlib.sha256(thought_bytes).hexdigest(),
+    }
+    trace_bytes = seal(_table(traces, TRACES_SCHEMA), "traces", digests)
+    _write_all(shard_paths(run, shard), (tensor_bytes, thought_bytes, trace_bytes))
+
+
+def trace_totals(
+    K: np.ndarray, thoughts: Mapping[str, np.ndarray], flow_logdet: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What do a trace's thoughts add up to? Sums of the per-thought terms, in float64.
+
+    K: [traces]; thoughts: logp, energy, logvol, stop_logp, each [rows] in trace order;
+    flow_logdet: [traces]. A trace with K = 0 has sums of 0.
+    """
+    owner = np.repeat(np.arange(len(K)), K)
+
+    def summed(name: str) -> np.ndarray:
+        return np.bincount(owner, thoughts[name].astype(np.float64), minlength=len(K))
+
+    logp = summed("logp")
+    return {
+        "logp_u": logp,
+        "logp_u_K": logp + summed("stop_logp"),
+        "logp_e": logp + flow_logdet,
+        "flow_logdet": flow_logdet.astype(np.float64),
+        "energy": summed("energy"),
+        "logvol": summed("logvol"),
+    }
+
+
+def _json_plain(value: Any) -> Any:
+    """The value as JSON gives it back (tuples become lists), so that hashes survive the disk."""
+    return json.loads(json.dumps(value))
+
+
+def _table(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+    if set(columns) != set(schema.names):
+        raise ValueError(f"columns differ from the schema: {set(columns) ^ set(schema.names)}")
+    arrays = [pa.array(columns[field.name], type=field.type) for field in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _check_tensors(tensors: Mapping[str, np.ndarray], rows: int) -> None:
+    for name, value in tensors.items():
+        if len(value) != rows:
+            raise ValueError(f"tensor '{name}' has {len(value)} rows for {rows} thoughts")
+        if not np.isfinite(value).all():
+            raise ValueError(f"tensor '{name}' holds values that are not finite")
+
+
+def _row_hash(u: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(u, dtype="<f4").tobytes()).hexdigest()
+
+
+def _write_all(paths: Sequence[Path], contents: Sequence[bytes]) -> None:
+    try:
+        for path, data in zip(paths, contents, strict=True):
+            write_bytes(path, data)
+    except OSError as error:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"{paths[-1].parent.parent}: no space left on the device; free some, then repeat"
+                " the command: it resumes after the last whole shard"
+            ) from None
+        raise
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: is a file; give a folder for the run")
+    if not path.is_dir():
+        return
+    strange = [p.name for p in path.iterdir() if not (p.name[0] == "." and p.suffix == ".tmp")]
+    if strange:
+        raise UserError(
+            f"{path}: is not empty and holds no {MANIFEST} (found '{min(strange)}');"
+            " give a new or empty folder"
+        )
+
+
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    for name in sorted(set(found) | set(wanted)):
+        old, new = found.get(name), wanted.get(name)
+        if name in CIRCUMSTANCES or old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            return f"{name}.{_difference(old, new)}"
+        return f"{name} is {old!r} there, {new!r} here"
+    raise ValueError(f"manifests do not differ: {manifest_hash(found)}")

@@ -1,0 +1,223 @@
+"""A small run with known statistics, written through the real writer, without a model.
+
+Thoughts are drawn from exactly the density that the run claims: u = mu + sigma * eps with
+eps ~ N(0, tau² I), so energies, volumes and log-likelihoods are what a perfect scorer would give.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nfcot_model.traces.reader import Run, read_run
+from nfcot_model.traces.schema import SHARD_SIZE, shard_name, trace_id
+from nfcot_model.traces.writer import commit_shard, open_run, trace_totals, writing
+
+OPERATIONS = ("add", "times", "minus")
+LOG_SIGMA = -1.0
+TAMPERS = ("swap", "noise", "temperature")
+
+
+def synthetic_run(
+    path: Path,
+    *,
+    n: int = 200,
+    D: int = 8,
+    steps: tuple[int, int] = (2, 6),
+    seed: int = 0,
+    tau: float = 0.7,
+    tamper: str | None = None,
+    tamper_every: int = 1,
+    samples: int = 1,
+    checkpoint_hash: str = "synthetic",
+    signal: bool = True,
+    activations: int = 0,
+) -> Run:
+    """A run of n problems × samples traces, with K drawn from `steps` (both ends included).
+
+    Step labels: coefficient and offset (0-9), operation; with `signal` the mean of a thought
+    encodes them linearly, without it thoughts know nothing of them. `tamper` changes one thought
+    of every `tamper_every`-th trace after the draw ("swap": another thought of the shard,
+    which without `signal` is as likely as the own; "noise": 3 sigma of it added; "temperature": all its thoughts drawn at twice tau) while the
+    recorded eps stays what was drawn; the problem label `tampered` says which traces.
+    activations: width of an optional tensor h [rows, 2, activations], which encodes the labels.
+    """
+    if tamper is not None and tamper not in TAMPERS:
+        raise ValueError(f"tamper is one of {TAMPERS}, not {tamper!r}")
+    manifest = open_run(Path(path), _manifest(n, seed, tau, samples, checkpoint_hash, activations))
+    problems = [_problem(seed, index, steps) for index in range(n)]
+    pairs = [(p, sample) for p in problems for sample in range(samples)]
+    with writing(Path(path)):
+        for start in range(0, len(pairs), SHARD_SIZE):
+            block = pairs[start : start + SHARD_SIZE]
+            tampered = [
+                tamper is not None and (start + i) % tamper_every == 0 for i in range(len(block))
+            ]
+            rng = np.random.default_rng([seed, start])
+            shard = _shard(block, tampered, tamper, rng, manifest, D, tau, signal, activations)
+            commit_shard(Path(path), shard_name(start // SHARD_SIZE), *shard)
+    return read_run(path)
+
+
+def _manifest(
+    n: int, seed: int, tau: float, samples: int, checkpoint_hash: str, activations: int
+) -> dict[str, Any]:
+    return {
+        "reasoner": "nfcot",
+        "checkpoint_hash": checkpoint_hash,
+        "model_path": "synthetic",
+        "config": {"codec": {"alignment": "step"}, "flow": {}},
+        "decode": {
+            "tau": tau,
+            "temperature": 0.0,
+            "samples": samples,
+            "seed": seed,
+            "max_thoughts": None,
+            "dtype": "float32",
+            "template": "{prompt}",
+            "k_policy": "model",
+        },
+        "problem_set_hash": f"synthetic-{seed}-{n}",
+        "traces": n * samples,
+        "activations": "all" if activations else "none",
+        "versions": {},
+        "created": "2026-01-01T00:00:00+00:00",
+    }
+
+
+def _problem(seed: int, index: int, steps: tuple[int, int]) -> dict[str, Any]:
+    rng = np.random.default_rng([seed, index, 1])
+    count = int(rng.integers(steps[0], steps[1] + 1))
+    labels = [
+        {
+            "coefficient": int(rng.integers(10)),
+            "offset": int(rng.integers(10)),
+            "operation": str(rng.choice(OPERATIONS)),
+        }
+        for _ in range(count)
+    ]
+    return {"id": f"s{seed}-{index:05d}", "labels": labels}
+
+
+def _mean(labels: dict[str, Any], D: int, signal: bool) -> np.ndarray:
+    if not signal:
+        return np.zeros(D)
+    code = np.random.default_rng(20_260_101).normal(size=(23, D)) * 1.5
+    return (
+        code[labels["coefficient"]]
+        + code[10 + labels["offset"]]
+        + code[20 + OPERATIONS.index(labels["operation"])]
+    )
+
+
+def _text(labels: dict[str, Any]) -> str:
+    return f"({labels['coefficient']}*x+{labels['offset']}) % 10"
+
+
+def _shard(
+    block: list[tuple[dict[str, Any], int]],
+    tampered: list[bool],
+    tamper: str | None,
+    rng: np.random.Generator,
+    manifest: dict[str, Any],
+    D: int,
+    tau: float,
+    signal: bool,
+    activations: int,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray]]:
+    K = np.array([len(problem["labels"]) for problem, _ in block])
+    step_labels = [labels for problem, _ in block for labels in problem["labels"]]
+    rows, first = int(K.sum()), np.cumsum(K) - K
+    mu = np.stack([_mean(labels, D, signal) for labels in step_labels])
+    drawn = rng.normal(size=(rows, D)) * tau
+    scored = drawn.copy()
+    for i in np.flatnonzero(tampered):
+        mine = slice(first[i], first[i] + K[i])
+        k = int(rng.integers(K[i]))
+        if tamper == "temperature":
+            scored[mine] *= 2
+        elif tamper == "noise":
+            scored[first[i] + k] += 3 * rng.normal(size=D)
+        else:
+            donor = int(rng.choice(np.flatnonzero(np.arange(rows) != first[i] + k)))
+            away = mu[donor] - mu[first[i] + k]
+            scored[first[i] + k] = drawn[donor] + away / math.exp(LOG_SIGMA)
+    u = mu + math.exp(LOG_SIGMA) * scored
+    scale = tau if tau > 0 else 1.0
+    thoughts: dict[str, Any] = {
+        "step": np.concatenate([np.arange(count) for count in K]),
+        "logp": -0.5 * (scored**2).sum(1) - D * (0.5 * math.log(2 * math.pi) + LOG_SIGMA),
+        "energy": 0.5 * ((scored / scale) ** 2).sum(1),
+        "logvol": np.full(rows, -D * LOG_SIGMA),
+        "stop_logp": np.full(rows, math.log(0.9)),
+        "text": [_text(labels) for labels in step_labels],
+        "reference": [_text(labels) for labels in step_labels],
+        "match": [True] * rows,
+        "labels": [json.dumps(labels) for labels in step_labels],
+    }
+    error = np.abs(scored - drawn).max(1)
+    traces = _trace_columns(block, tampered, manifest, tau) | {
+        "K": K,
+        "replay_error": np.maximum.reduceat(error, first),
+        **trace_totals(K, thoughts, -K * D * math.log(2.0)),
+    }
+    tensors = {
+        "u": u,
+        "eps": drawn,
+        "mu": mu,
+        "log_sigma": np.full((rows, D), LOG_SIGMA),
+        "e": 2.0 * u,
+    }
+    if activations:
+        lift = np.random.default_rng(7).normal(size=(2, D, activations))
+        tensors["h"] = np.einsum("rd,ldw->rlw", u, lift)
+    return traces, thoughts, {k: v.astype(np.float32) for k, v in tensors.items()}
+
+
+def _trace_columns(
+    block: list[tuple[dict[str, Any], int]],
+    tampered: list[bool],
+    manifest: dict[str, Any],
+    tau: float,
+) -> dict[str, Any]:
+    ids = [problem["id"] for problem, _ in block]
+    samples = [sample for _, sample in block]
+    seeds = [
+        int.from_bytes(hashlib.sha256(f"{i}:{s}".encode()).digest()[:8], "big") >> 1
+        for i, s in zip(ids, samples, strict=True)
+    ]
+    answers = ["lambda x: " + _text(problem["labels"][-1]) for problem, _ in block]
+    n = len(block)
+    return {
+        "trace_id": [
+            trace_id(i, s, x, manifest["hash"]) for i, s, x in zip(ids, samples, seeds, strict=True)
+        ],
+        "problem_id": ids,
+        "group": ids,
+        "world": ["digits"] * n,
+        "split": ["test"] * n,
+        "sample": samples,
+        "seed": seeds,
+        "prompt": [
+            f"compile pipeline {i} of {len(p['labels'])} steps"
+            for i, (p, _) in zip(ids, block, strict=True)
+        ],
+        "answer": answers,
+        "reference_answer": answers,
+        "verdict": ["passed"] * n,
+        "verdict_detail": [""] * n,
+        "correct": [True] * n,
+        "stopped": [True] * n,
+        "tau": [tau] * n,
+        "decode_match": [1.0] * n,
+        "steps": [[_text(labels) for labels in p["labels"]] for p, _ in block],
+        "labels": [
+            json.dumps({"steps": len(p["labels"]), "tampered": bool(t)})
+            for (p, _), t in zip(block, tampered, strict=True)
+        ],
+    }
