@@ -41,10 +41,11 @@ def synthetic_run(
     """A run of n problems × samples traces, with K drawn from `steps` (both ends included).
 
     Step labels: coefficient and offset (0-9), operation; with `signal` the mean of a thought
-    encodes them linearly, without it thoughts know nothing of them. `tamper` changes one thought
-    of every `tamper_every`-th trace after the draw ("swap": another thought of the shard,
-    which without `signal` is as likely as the own; "noise": 3 sigma of it added; "temperature": all its thoughts drawn at twice tau) while the
-    recorded eps stays what was drawn; the problem label `tampered` says which traces.
+    encodes them linearly, without it thoughts know nothing of them. `tamper` changes every
+    `tamper_every`-th trace after the draw, while the recorded eps stays what was drawn: "swap"
+    puts another thought of the shard in the place of one (as likely as the own without `signal`),
+    "noise" adds 3 sigma to one, "temperature" draws all of them at twice tau. The problem label
+    `tampered` says which traces.
     activations: width of an optional tensor h [rows, 2, activations], which encodes the labels.
     """
     if tamper is not None and tamper not in TAMPERS:

@@ -105,12 +105,12 @@ def commit_shard(
     first = np.cumsum(K) - K
     owner = np.repeat(np.arange(len(K)), K)
     row = np.arange(rows)
-    traces = dict(traces) | {
+    trace_columns: dict[str, Any] = dict(traces) | {
         "shard": [shard] * len(K),
         "row": first,
         "u_sha256": [_row_hash(tensors["u"][a : a + n]) for a, n in zip(first, K, strict=True)],
     }
-    thoughts = dict(thoughts) | {
+    thought_columns: dict[str, Any] = dict(thoughts) | {
         "trace_id": np.asarray(traces["trace_id"], dtype=object)[owner],
         "k": row - first[owner],
         "shard": [shard] * rows,
@@ -118,12 +118,12 @@ def commit_shard(
     }
     little = {k: np.ascontiguousarray(v).astype("<f4", copy=False) for k, v in tensors.items()}
     tensor_bytes = save(little)
-    thought_bytes = parquet_bytes(_table(thoughts, THOUGHTS_SCHEMA), "thoughts", {})
+    thought_bytes = parquet_bytes(_table(thought_columns, THOUGHTS_SCHEMA), "thoughts", {})
     digests = {
         "tensors_sha256": hashlib.sha256(tensor_bytes).hexdigest(),
         "thoughts_sha256": hashlib.sha256(thought_bytes).hexdigest(),
     }
-    trace_bytes = seal(_table(traces, TRACES_SCHEMA), "traces", digests)
+    trace_bytes = seal(_table(trace_columns, TRACES_SCHEMA), "traces", digests)
     _write_all(shard_paths(run, shard), (tensor_bytes, thought_bytes, trace_bytes))
 
 
