@@ -1,0 +1,130 @@
+"""The `nfcot` command: finds the commands of every installed package and runs the one asked for.
+
+A command is an entry point of the group `nfcot.commands`: a `typer.Typer` becomes a group of
+commands, a function becomes one command. Only the module of the invoked command is imported, so
+`nfcot --help` answers at once however heavy the others are.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated
+
+import typer
+
+from nfcot_model import __version__
+from nfcot_model.errors import UserError
+
+__all__ = ["GROUP", "SUMMARIES", "available", "main"]
+
+GROUP = "nfcot.commands"
+
+SUMMARIES = {
+    "demo": "Shipped checkpoint → runs → probe → audit → dashboard.",
+    "world": "Make problem sets with known reasoning.",
+    "train": "Train codec, flow, backbone and head.",
+    "eval": "Measure pass@1, decoding and causal controls of a model.",
+    "trace": "Record a run: thoughts, likelihoods, decoded text, verdicts.",
+    "show": "Show a run or one trace in the terminal.",
+    "run": "Look after runs on disk: check and repair.",
+    "probe": "Fit and apply probes on thoughts.",
+    "audit": "Flag trajectories with calibrated p-values.",
+    "app": "Open the dashboard on a folder of runs.",
+}
+"""One line per command of this distribution, in the order `nfcot --help` lists them."""
+
+_ENVIRONMENT = {
+    errno.ENOSPC: "free some space or choose another output folder",
+    errno.EDQUOT: "free some space or choose another output folder",
+    errno.EROFS: "choose a writable output folder",
+    errno.EACCES: "check the permissions or choose another folder",
+    errno.EPERM: "check the permissions or choose another folder",
+}
+
+
+def available() -> dict[str, EntryPoint]:
+    """Which commands are installed? Ours in the order of `SUMMARIES`, then plug-ins by name."""
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    ours = [name for name in SUMMARIES if name in found]
+    return {name: found[name] for name in [*ours, *sorted(found.keys() - SUMMARIES.keys())]}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command line and exit: 0 done, 1 a check failed, 2 bad input (one line on stderr)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(arguments)
+    except UserError as error:
+        code = _complain(str(error), 2)
+    except typer.TyperException as error:
+        code = _complain(error.format_message(), error.exit_code)
+    except OSError as error:
+        advice = _ENVIRONMENT.get(error.errno or 0)
+        if advice is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        code = _complain(f"{where}{error.strerror}; {advice}", 2)
+    except typer.Abort:
+        code = _complain("stopped", 130)
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    root = typer.Typer(
+        help="Look inside latent thoughts: train, trace, probe and audit NF-CoT models.",
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    root.callback()(_options)
+    invoked = next((word for word in arguments if not word.startswith("-")), None)
+    for name, point in available().items():
+        if name != invoked:
+            summary = SUMMARIES.get(name, f"From {point.dist.name if point.dist else point.value}.")
+            root.command(name, help=summary)(_unused)
+            continue
+        target = point.load()
+        if isinstance(target, typer.Typer):
+            root.add_typer(target, name=name)
+        else:
+            root.command(name)(target)
+    result = typer.main.get_command(root).main(
+        args=arguments, prog_name="nfcot", standalone_mode=False
+    )
+    return result if type(result) is int else 0
+
+
+def _complain(message: str, code: int) -> int:
+    line = " ".join(message.split())
+    if line:
+        sys.stderr.write(f"error: {line}\n")
+    return code
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"nfcot {__version__}\n")
+        raise typer.Exit()
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def _unused() -> None:
+    """Stands in `--help` for a command whose module this invocation does not need."""
+
+
+if __name__ == "__main__":
+    main()
