@@ -1,0 +1,112 @@
+"""The codec: a small VAE between reasoning text and codec latents `e`.
+
+It never sees the prompt, so decoded text cannot leak it. Encoder: causal transformer over the text
+followed by learned memory slots (the LaDiR / ICAE form, arXiv 2510.04573); decoder: causal
+transformer that writes the text back from noisy latents.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nfcot_model.config import CodecConfig
+from nfcot_model.transformer import CausalTransformer
+
+__all__ = ["ThoughtCodec"]
+
+
+class ThoughtCodec(nn.Module):
+    """Text chunks [N, L] (ids, padded with -1 behind) ⇄ latents [N, slots, D].
+
+    A chunk is one reasoning step (`alignment="step"`) or the whole reasoning (`"global"`).
+    `e` is the posterior mean, standardised per slot and dimension with the stored statistics.
+    """
+
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def __init__(self, D: int, config: CodecConfig, vocab_size: int, eos: int) -> None:
+        super().__init__()
+        self.config, self.eos = config, eos
+        length = config.max_text_tokens + 1 + config.slots
+        self.embed = nn.Embedding(vocab_size, config.d_model)
+        self.memory = nn.Parameter(torch.randn(config.slots, config.d_model) * 0.02)
+        self.encoder = CausalTransformer(config.d_model, config.layers, config.heads, length)
+        self.to_posterior = nn.Linear(config.d_model, 2 * D)
+        self.from_latent = nn.Linear(D, config.d_model)
+        self.decoder = CausalTransformer(config.d_model, config.layers, config.heads, length)
+        self.to_vocab = nn.Linear(config.d_model, vocab_size)
+        self.register_buffer("latent_mean", torch.zeros(config.slots, D))
+        self.register_buffer("latent_std", torch.ones(config.slots, D))
+
+    def posterior(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance [N, slots, D] of the latents of each text chunk."""
+        n, length = ids.shape
+        lengths = (ids >= 0).sum(-1)
+        slots = self.config.slots
+        embedded = self.embed(ids.clamp(min=0))
+        places = lengths[:, None] + torch.arange(slots, device=ids.device)
+        x = torch.cat([embedded, embedded.new_zeros(n, slots, embedded.shape[-1])], dim=1)
+        index = places[..., None].expand(-1, -1, x.shape[-1])
+        x = x.scatter(1, index, self.memory.expand(n, -1, -1).to(x.dtype))
+        states = self.encoder(x).gather(1, index)
+        mean, logvar = self.to_posterior(states).chunk(2, dim=-1)
+        return mean, logvar.clamp(-12, 4)
+
+    def encode(self, ids: Tensor) -> Tensor:
+        """`e` [N, slots, D]: the standardised posterior mean of each text chunk."""
+        mean, _ = self.posterior(ids)
+        return (mean - self.latent_mean) / self.latent_std
+
+    def raw(self, e: Tensor) -> Tensor:
+        """Undo the standardisation."""
+        return e * self.latent_std + self.latent_mean
+
+    def logits(self, latents: Tensor, ids: Tensor) -> Tensor:
+        """Next-token logits [N, L + 1, vocab] for text `ids` after raw latents [N, slots, D]."""
+        x = torch.cat([self.from_latent(latents), self.embed(ids.clamp(min=0))], dim=1)
+        return self.to_vocab(self.decoder(x)[:, self.config.slots - 1 :])
+
+    def forward(self, ids: Tensor, kl_weight: float, noise: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Weighted sum of reconstruction (nats per token) and KL (nats per dimension), and both.
+
+        The decoder reads a posterior sample plus Gaussian noise of `noise` batch standard
+        deviations, because thoughts are sampled, never exact.
+        """
+        mean, logvar = self.posterior(ids)
+        sample = mean + torch.randn_like(mean) * torch.exp(0.5 * logvar)
+        scale = mean.detach().std(0, keepdim=True) if len(mean) > 1 else 1.0
+        sample = sample + noise * scale * torch.randn_like(mean)
+        end = functional.pad(ids, (0, 1), value=-1)
+        ends = (ids >= 0).sum(-1, keepdim=True)
+        target = end.scatter(1, ends, self.eos)
+        nll = functional.cross_entropy(
+            self.logits(sample, ids).flatten(0, 1), target.flatten(), ignore_index=-1
+        )
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        return nll + kl_weight * kl, nll, kl
+
+    @torch.no_grad()
+    def fit_statistics(self, ids: Tensor) -> None:
+        """Store the mean and standard deviation that make `e` standardised on these texts."""
+        mean, _ = self.posterior(ids)
+        self.latent_mean.copy_(mean.mean(0))
+        self.latent_std.copy_(mean.std(0).clamp(min=1e-4))
+
+    @torch.no_grad()
+    def write(self, e: Tensor) -> list[list[int]]:
+        """Which text (token ids, greedy) does each latent chunk [N, slots, D] stand for?"""
+        latents = self.raw(e)
+        ids = torch.zeros(len(e), 0, dtype=torch.long, device=e.device)
+        finished = torch.zeros(len(e), dtype=torch.bool, device=e.device)
+        for _ in range(self.config.max_text_tokens):
+            token = self.logits(latents, ids)[:, -1].argmax(-1)
+            finished |= token == self.eos
+            if bool(finished.all()):
+                break
+            ids = torch.cat([ids, token.masked_fill(finished, self.eos)[:, None]], dim=1)
+        return [
+            row[: row.index(self.eos)] if self.eos in row else row for row in ids.tolist()
+        ]

@@ -1,0 +1,94 @@
+"""What defines an NF-CoT model: backbone, codec, flow and head, in one config.json."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from transformers import PretrainedConfig
+
+__all__ = ["FORMAT_VERSION", "CodecConfig", "FlowConfig", "NFCoTConfig"]
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """The codec between reasoning text and `e`.
+
+    `alignment="step"`: `slots` latents for each reasoning step, K varies with the problem.
+    `alignment="global"`: `slots` latents for the whole reasoning, K is fixed (the paper's form).
+    """
+
+    alignment: Literal["step", "global"] = "step"
+    slots: int = 1
+    d_model: int = 128
+    layers: int = 2
+    heads: int = 4
+    max_text_tokens: int = 16
+    noise: float = 0.3
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """The shallow flow `u = F(e)`: blocks of causal affine transformers.
+
+    `order="alternating"`: identity / flip, the paper's; `order="causal"`: left to right only, so
+    that a thought can be decoded the moment it is sampled.
+    """
+
+    order: Literal["alternating", "causal"] = "causal"
+    blocks: int = 2
+    layers: int = 1
+    d_model: int = 64
+    heads: int = 2
+    max_log_scale: float = 2.0
+
+
+class NFCoTConfig(PretrainedConfig):
+    """Configuration of `NFCoTModel`.
+
+    `backbone` is the config of any Hugging Face causal LM, as a dict with its `model_type`.
+    `D` is the width of a thought, `max_thoughts` the budget at which thinking is cut,
+    `log_sigma_bound` the bound of the head's log-scale.
+    """
+
+    model_type = "nfcot"
+
+    def __init__(
+        self,
+        backbone: dict[str, Any] | None = None,
+        D: int = 16,
+        codec: dict[str, Any] | None = None,
+        flow: dict[str, Any] | None = None,
+        max_thoughts: int = 16,
+        max_answer_tokens: int = 40,
+        log_sigma_bound: float = 4.0,
+        token_ids: dict[str, int] | None = None,
+        format_version: int = FORMAT_VERSION,
+        **kwargs: Any,
+    ) -> None:
+        self.backbone = backbone or {}
+        self.D = D
+        self.codec = {**asdict(CodecConfig()), **(codec or {})}
+        self.flow = {**asdict(FlowConfig()), **(flow or {})}
+        self.max_thoughts = max_thoughts
+        self.max_answer_tokens = max_answer_tokens
+        self.log_sigma_bound = log_sigma_bound
+        self.token_ids = token_ids or {}
+        self.format_version = format_version
+        kwargs.setdefault("tie_word_embeddings", bool(self.backbone.get("tie_word_embeddings")))
+        super().__init__(**kwargs)
+
+    @property
+    def codec_config(self) -> CodecConfig:
+        return CodecConfig(**self.codec)
+
+    @property
+    def flow_config(self) -> FlowConfig:
+        return FlowConfig(**self.flow)
+
+    @property
+    def variable_k(self) -> bool:
+        """Does the model decide itself when to stop thinking?"""
+        return self.codec["alignment"] == "step"

@@ -1,0 +1,7 @@
+"""Latent reasoners behind one protocol."""
+
+from nfcot_model.reasoners.load import checkpoint_hash, load_reasoner
+from nfcot_model.reasoners.nfcot import NFCoTReasoner
+from nfcot_model.reasoners.protocol import Reasoner
+
+__all__ = ["NFCoTReasoner", "Reasoner", "checkpoint_hash", "load_reasoner"]

@@ -1,0 +1,73 @@
+"""Load a reasoner from a folder, or say in one line why it is not one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from nfcot_model.config import FORMAT_VERSION
+from nfcot_model.errors import UserError
+from nfcot_model.files import content_hash, file_hash
+from nfcot_model.model import NFCoTModel
+from nfcot_model.reasoners.nfcot import NFCoTReasoner
+
+__all__ = ["checkpoint_hash", "load_reasoner"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def checkpoint_hash(folder: Path) -> str:
+    """Which model is this? 16 hex digits over weights, config and tokenizer."""
+    names = ("config.json", "model.safetensors", "tokenizer.json")
+    return content_hash({n: file_hash(folder / n) for n in names if (folder / n).exists()})
+
+
+def load_reasoner(
+    path: Path | str, dtype: str = "float32", device: str = "cpu"
+) -> NFCoTReasoner:
+    """The reasoner in a checkpoint folder, ready to think.
+
+    Raises UserError when the folder is missing, not ours, of another format version or damaged.
+    """
+    folder = Path(path)
+    if dtype not in DTYPES:
+        raise UserError(f"dtype '{dtype}': choose one of {', '.join(DTYPES)}")
+    _check_folder(folder)
+    transformers_logging.disable_progress_bar()
+    try:
+        model = NFCoTModel.from_pretrained(folder, dtype=DTYPES[dtype], local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder}: damaged checkpoint ({reason}); copy it again") from error
+    return NFCoTReasoner(model.to(device), tokenizer, checkpoint_hash(folder))
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such model folder; give a folder made by `nfcot train`")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder}: has no config.json; give a folder made by `nfcot train`") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}/config.json: unreadable ({error}); copy it again") from None
+    kind = config.get("model_type")
+    if kind != "nfcot":
+        raise UserError(
+            f"{folder}: model_type is '{kind}', expected 'nfcot'; to think with another causal LM,"
+            " train it first with `nfcot train … --backbone FOLDER`"
+        )
+    version = config.get("format_version")
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{folder}: checkpoint format {version}, this version reads {FORMAT_VERSION};"
+            " install the matching nfcot-scope or train again"
+        )
+    if not (folder / "model.safetensors").exists():
+        raise UserError(f"{folder}: model.safetensors is missing; copy the folder again")

@@ -1,0 +1,146 @@
+"""The NF-CoT reasoner: text in, thoughts with exact likelihoods, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from nfcot_model import likelihood, sampling
+from nfcot_model.layout import Layout, lay_out, pad_chunks
+from nfcot_model.model import NFCoTModel
+from nfcot_model.thoughts import Decoded, Scores, Thoughts
+
+__all__ = ["NFCoTReasoner"]
+
+
+class NFCoTReasoner:
+    """An `NFCoTModel` with its tokenizer. Thoughts and scores come back on the CPU."""
+
+    name = "nfcot"
+    has_likelihood = True
+    has_decoder = True
+    prompt_template = "{prompt}"
+
+    def __init__(
+        self, model: NFCoTModel, tokenizer: PreTrainedTokenizerBase, checkpoint_hash: str = ""
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.checkpoint_hash = checkpoint_hash
+        self.D: int = model.config.D
+        self.max_thoughts: int = model.config.max_thoughts
+        self.variable_k: bool = model.config.variable_k
+        self.config: dict[str, Any] = {
+            "D": model.config.D,
+            "codec": model.config.codec,
+            "flow": model.config.flow,
+            "backbone": model.config.backbone.get("model_type"),
+        }
+
+    def save(self, folder: Path) -> None:
+        """Everything in one folder: config, weights (codec and flow inside) and tokenizer."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def think(
+        self,
+        prompts: Sequence[str],
+        *,
+        tau: float,
+        noise_seeds: Sequence[int],
+        max_thoughts: int | None = None,
+    ) -> Thoughts:
+        """Which thoughts does the model have about each prompt, at temperature `tau`?
+
+        Row i's noise depends on `noise_seeds[i]` only. `tau=0` gives the mode.
+        """
+        slots = self.model.config.codec["slots"]
+        budget = min(max_thoughts or self.max_thoughts, self.max_thoughts)
+        budget = slots if not self.variable_k else max(slots, budget // slots * slots)
+        noise = sampling.draw_noise(noise_seeds, budget, self.D, tau)
+        layout = self._layout(prompts, [0] * len(prompts), close=False)
+        return _on_cpu(sampling.think(self.model, layout, noise.to(self.model.device)))
+
+    def answer(
+        self,
+        prompts: Sequence[str],
+        thoughts: Thoughts,
+        *,
+        temperature: float = 0.0,
+        noise_seeds: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Which answer follows from each prompt and these thoughts (sampled, edited, given)?"""
+        layout = self._layout(prompts, thoughts.K.tolist(), close=True)
+        written = sampling.answer(
+            self.model, layout, self._device(thoughts.u), temperature, noise_seeds
+        )
+        return self.tokenizer.batch_decode(written, skip_special_tokens=True)
+
+    def score(
+        self, prompts: Sequence[str], thoughts: Thoughts, *, tau: float, hidden: bool = False
+    ) -> Scores:
+        """How likely are these thoughts under this model, prompt and tau? One causal pass."""
+        layout = self._layout(prompts, thoughts.K.tolist(), close=True)
+        moved = Thoughts(*(self._device(getattr(thoughts, f)) for f in _FIELDS))
+        return _on_cpu(likelihood.score(self.model, layout, moved, tau, hidden))
+
+    @torch.no_grad()
+    def decode(self, thoughts: Thoughts) -> Decoded:
+        """What do the thoughts say? `u → e` through the inverse flow, `e → text` by the codec."""
+        mask = self._device(thoughts.mask)
+        e = self.model.flow.inverse(self._device(thoughts.u), mask)
+        _, logdet = self.model.flow(e, mask)
+        return Decoded(e.cpu(), logdet.cpu(), self.read(e.cpu(), thoughts.mask))
+
+    @torch.no_grad()
+    def read(self, e: Tensor, mask: Tensor) -> list[list[str]]:
+        """The codec's text for latents [B, K, D], one string per step (or whole reasoning)."""
+        slots = self.model.config.codec["slots"]
+        counts = (mask.sum(-1) // slots).tolist()
+        chunks = e[mask].view(-1, slots, self.D)
+        written = self.model.codec.write(self._device(chunks))
+        texts = iter(self.tokenizer.batch_decode(written, skip_special_tokens=True))
+        flat = [[next(texts) for _ in range(count)] for count in counts]
+        return flat if self.variable_k else [t[0].split("\n") for t in flat]
+
+    @torch.no_grad()
+    def latents(self, steps: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
+        """The codec's latents `e` [B, K, D] of reasoning texts, and their mask [B, K]."""
+        chunks = [s for row in steps for s in row] if self.variable_k else ["\n".join(r) for r in steps]
+        ids = self.tokenizer(chunks, add_special_tokens=False)["input_ids"]
+        e = self.model.codec.encode(self._device(pad_chunks(ids))).cpu()
+        counts = [len(r) if self.variable_k else 1 for r in steps]
+        K = torch.tensor(counts) * self.model.config.codec["slots"]
+        mask = torch.arange(int(K.max())) < K[:, None]
+        padded = torch.zeros(*mask.shape, self.D)
+        padded[mask] = e.flatten(0, 1)
+        return padded, mask
+
+    @torch.no_grad()
+    def encode(self, steps: Sequence[Sequence[str]]) -> Thoughts:
+        """The thoughts that explicit reasoning stands for: `u = F(e)` of the reference text."""
+        e, mask = self.latents(steps)
+        u, _ = self.model.flow(self._device(e), self._device(mask))
+        return Thoughts.given(u.cpu(), mask)
+
+    def _layout(self, prompts: Sequence[str], K: Sequence[int], close: bool) -> Layout:
+        ids = self.tokenizer(list(prompts))["input_ids"]
+        layout = lay_out(ids, K, self.model.ids, close=close, side="left")
+        return layout.to(self.model.device)
+
+    def _device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.model.device)
+
+
+_FIELDS = tuple(Thoughts.__dataclass_fields__)
+Batch = TypeVar("Batch", Thoughts, Scores)
+
+
+def _on_cpu(batch: Batch) -> Batch:
+    values = (getattr(batch, field) for field in type(batch).__dataclass_fields__)
+    return type(batch)(*(None if v is None else v.cpu() for v in values))

@@ -1,0 +1,50 @@
+"""What every latent reasoner can be asked, so that one set of tools reads them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from nfcot_model.thoughts import Decoded, Scores, Thoughts
+
+__all__ = ["Reasoner"]
+
+
+class Reasoner(Protocol):
+    """Turns prompts into thoughts and thoughts into answers; says what else it can do."""
+
+    name: str
+    has_likelihood: bool
+    has_decoder: bool
+    variable_k: bool
+    checkpoint_hash: str
+    D: int
+    max_thoughts: int
+    prompt_template: str
+    config: dict[str, Any]
+
+    def think(
+        self,
+        prompts: Sequence[str],
+        *,
+        tau: float,
+        noise_seeds: Sequence[int],
+        max_thoughts: int | None = None,
+    ) -> Thoughts: ...
+
+    def answer(
+        self,
+        prompts: Sequence[str],
+        thoughts: Thoughts,
+        *,
+        temperature: float = 0.0,
+        noise_seeds: Sequence[int] | None = None,
+    ) -> list[str]: ...
+
+    def score(
+        self, prompts: Sequence[str], thoughts: Thoughts, *, tau: float, hidden: bool = False
+    ) -> Scores: ...
+
+    def decode(self, thoughts: Thoughts) -> Decoded: ...
+
+    def encode(self, steps: Sequence[Sequence[str]]) -> Thoughts: ...

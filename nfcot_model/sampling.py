@@ -1,0 +1,124 @@
+"""Thinking and answering: thoughts are sampled left to right on the ordinary KV cache."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nfcot_model.layout import Layout
+from nfcot_model.model import NFCoTModel
+from nfcot_model.thoughts import Thoughts
+
+__all__ = ["answer", "draw_noise", "noise_seed", "think"]
+
+
+def noise_seed(*parts: object) -> int:
+    """A 63-bit seed from anything that names a trace (run seed, problem id, sample)."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def draw_noise(seeds: Sequence[int], K: int, D: int, tau: float) -> Tensor:
+    """`eps ~ N(0, tau²)` [B, K, D]; row i depends on `seeds[i]` only, never on its batch."""
+    rows = [np.random.Generator(np.random.Philox(s)).standard_normal((K, D)) for s in seeds]
+    return torch.from_numpy(np.stack(rows)).float() * tau
+
+
+class _Stream:
+    """A batch of streams on one KV cache, extended by one embedding per row and call."""
+
+    def __init__(self, model: NFCoTModel, layout: Layout, u: Tensor) -> None:
+        self.model = model
+        self.attention = layout.attention_mask
+        self.length = layout.attention_mask.sum(-1)
+        out = model.backbone.base_model(
+            inputs_embeds=model.embed(layout, u),
+            attention_mask=self.attention,
+            position_ids=layout.position_ids,
+            use_cache=True,
+        )
+        self.cache, self.state = out.past_key_values, out.last_hidden_state[:, -1]
+
+    def extend(self, embedded: Tensor, alive: Tensor) -> Tensor:
+        """Feed [B, d_model]; rows that are not alive leave no trace in anybody's attention."""
+        self.attention = torch.cat([self.attention, alive[:, None].to(self.attention)], dim=1)
+        out = self.model.backbone.base_model(
+            inputs_embeds=embedded[:, None],
+            attention_mask=self.attention,
+            position_ids=self.length[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.length = self.length + alive.to(self.length)
+        self.cache, self.state = out.past_key_values, out.last_hidden_state[:, -1]
+        return self.state
+
+
+@torch.no_grad()
+def think(model: NFCoTModel, layout: Layout, noise: Tensor) -> Thoughts:
+    """Which thoughts does the model have about these prompts, given this noise?
+
+    `layout` holds `[prompt] <think>`, padded left; `noise` [B, budget, D] is `eps` itself
+    (`draw_noise`), so the same noise gives the same thoughts. A model with variable K stops where
+    `</think>` is likelier than another thought, or at the budget.
+    """
+    budget, D = noise.shape[1], model.config.D
+    slots = model.config.codec["slots"]
+    stream = _Stream(model, layout, noise.new_zeros(len(noise), 1, D))
+    alive = torch.ones(len(noise), dtype=torch.bool, device=noise.device)
+    stopped = ~alive if model.config.variable_k else alive.clone()
+    drawn: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    for k in range(budget):
+        mu, log_sigma = model.nf_head(stream.state)
+        u = mu + torch.exp(log_sigma) * noise[:, k]
+        drawn.append((u, mu, log_sigma, alive))
+        state = stream.extend(model.project(u).to(stream.state.dtype), alive)
+        if model.config.variable_k and (k + 1) % slots == 0:
+            another, end = model.stop_logp(state).unbind(-1)
+            stopped = stopped | (alive & (end > another))
+            alive = alive & ~stopped
+            if not bool(alive.any()):
+                break
+    mask = torch.stack([a for *_, a in drawn], dim=1)
+    keep = mask[..., None]
+    u, mu, log_sigma = (torch.stack(list(t), dim=1) * keep for t in list(zip(*drawn, strict=True))[:3])
+    return Thoughts(u, noise[:, : len(drawn)] * keep, mu, log_sigma, mask, stopped)
+
+
+@torch.no_grad()
+def answer(
+    model: NFCoTModel,
+    layout: Layout,
+    u: Tensor,
+    temperature: float = 0.0,
+    seeds: Sequence[int] | None = None,
+) -> list[list[int]]:
+    """Which answer (token ids) follows these prompts and thoughts?
+
+    `layout` holds `[prompt] <think> u </think>`, padded left. `temperature=0` is greedy;
+    otherwise row i draws from `seeds[i]`.
+    """
+    stream = _Stream(model, layout, u)
+    alive = torch.ones(len(u), dtype=torch.bool, device=u.device)
+    written: list[list[int]] = [[] for _ in range(len(u))]
+    draws = [np.random.Generator(np.random.Philox(s)) for s in seeds or ()]
+    for _ in range(model.config.max_answer_tokens):
+        logits = model.lm_logits(stream.state)
+        token = logits.argmax(-1) if temperature == 0 else _draw(logits / temperature, draws)
+        alive = alive & (token != model.ids.eos)
+        if not bool(alive.any()):
+            break
+        for row in alive.nonzero()[:, 0].tolist():
+            written[row].append(int(token[row]))
+        stream.extend(model.get_input_embeddings()(token), alive)
+    return written
+
+
+def _draw(logits: Tensor, draws: list[np.random.Generator]) -> Tensor:
+    uniform = torch.tensor([d.random() for d in draws], device=logits.device)
+    cumulative = logits.softmax(-1).cumsum(-1)
+    return (cumulative < uniform[:, None] * cumulative[:, -1:]).sum(-1)

@@ -1,0 +1,86 @@
+"""Batches of thoughts and what is known about them. Ragged K is a mask, never a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Decoded", "Scores", "Thoughts"]
+
+
+@dataclass(frozen=True)
+class Thoughts:
+    """Which thoughts were drawn, from which Gaussian, with which noise?
+
+    `u = mu + exp(log_sigma) * eps` with `eps ~ N(0, tau² I)`. All tensors are 0 where `mask` is
+    False; a row's thoughts stand at its first `K` places.
+    """
+
+    u: Tensor  # [B, Kmax, D] float32
+    eps: Tensor  # [B, Kmax, D] the drawn noise
+    mu: Tensor  # [B, Kmax, D]
+    log_sigma: Tensor  # [B, Kmax, D]
+    mask: Tensor  # [B, Kmax] bool
+    stopped: Tensor  # [B] bool; False: cut at the budget before the model chose to stop
+
+    @property
+    def K(self) -> Tensor:
+        """How many thoughts has each row? Long tensor [B]."""
+        return self.mask.sum(-1)
+
+    def __len__(self) -> int:
+        return len(self.u)
+
+    def rows(self, index: Tensor | slice) -> Thoughts:
+        """The same thoughts for a choice of rows, trimmed to their longest K."""
+        mask = self.mask[index]
+        K = max(int(mask.sum(-1).max()), 1) if len(mask) else 1
+        return Thoughts(
+            self.u[index][:, :K],
+            self.eps[index][:, :K],
+            self.mu[index][:, :K],
+            self.log_sigma[index][:, :K],
+            mask[:, :K],
+            self.stopped[index],
+        )
+
+    @staticmethod
+    def given(u: Tensor, mask: Tensor) -> Thoughts:
+        """Thoughts that nobody sampled (encoded from text, edited, donated): eps is unknown, 0."""
+        zero = torch.zeros_like(u)
+        stopped = torch.ones(len(u), dtype=torch.bool)
+        return Thoughts(u * mask[..., None], zero, zero, zero, mask, stopped)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How likely is each thought under this model, prompt and tau?
+
+    `logp` is the density of the model itself (tau = 1) in nats, summed over D; `energy` is
+    `½‖eps / tau‖²`. A model's likelihood of its own samples says nothing about their intent.
+    """
+
+    mu: Tensor  # [B, Kmax, D]
+    log_sigma: Tensor  # [B, Kmax, D]
+    eps: Tensor  # [B, Kmax, D] recomputed from u
+    mask: Tensor  # [B, Kmax]
+    logp: Tensor  # [B, Kmax] log p(u_k | q, u_<k)
+    energy: Tensor  # [B, Kmax]
+    logvol: Tensor  # [B, Kmax] -Σ log sigma
+    stop_logp: Tensor  # [B, Kmax] log-probability of the decision taken after thought k
+    hidden: Tensor | None  # [B, layers + 1, Kmax, d_model] states at the thoughts' positions
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What do the thoughts say in the codec's own words?
+
+    `texts[i]` holds one string per step of trajectory i (one per thought when a step has one
+    slot). Decoded text is the codec's reading of `e`; it is not evidence that the model uses it.
+    """
+
+    e: Tensor  # [B, Kmax, D] codec latents, standardised
+    logdet: Tensor  # [B] log|det dF/de|
+    texts: list[list[str]]

@@ -1,0 +1,1 @@
+"""Training: codec, warmup, joint."""

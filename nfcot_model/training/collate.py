@@ -1,0 +1,53 @@
+"""From problems to tensors, for each kind of training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nfcot_model.errors import UserError
+from nfcot_model.layout import Layout, lay_out, pad_chunks
+from nfcot_model.reasoners import NFCoTReasoner
+from nfcot_model.worlds import Problem
+
+__all__ = ["codec_batch", "joint_batch"]
+
+
+def codec_batch(reasoner: NFCoTReasoner, problems: Sequence[Problem]) -> Tensor:
+    """The reasoning texts of the problems, as the codec reads them [N, L]."""
+    steps = [s for p in problems for s in (p.steps if reasoner.variable_k else ["\n".join(p.steps)])]
+    ids = reasoner.tokenizer(steps, add_special_tokens=False)["input_ids"]
+    limit = reasoner.model.config.codec["max_text_tokens"]
+    longest = max(range(len(ids)), key=lambda i: len(ids[i]))
+    if len(ids[longest]) > limit:
+        raise UserError(
+            f"a reasoning text has {len(ids[longest])} tokens, model.codec.max_text_tokens is"
+            f" {limit}; raise it (text: {steps[longest][:60]!r})"
+        )
+    return pad_chunks(ids)
+
+
+def joint_batch(
+    reasoner: NFCoTReasoner,
+    problems: Sequence[Problem],
+    kind: Literal["nfcot", "text", "direct"],
+) -> tuple[Layout, Tensor | None]:
+    """The streams of the problems and, for NF-CoT, the latents [B, K, D] of their reasoning."""
+    tokens = reasoner.tokenizer
+    prompts = tokens([p.prompt for p in problems])["input_ids"]
+    answers = tokens([p.answer for p in problems], add_special_tokens=False)["input_ids"]
+    ids = reasoner.model.ids
+    if kind != "nfcot":
+        texts = ["\n".join(p.steps) if kind == "text" else "" for p in problems]
+        reasoning = tokens(texts, add_special_tokens=False)["input_ids"]
+        none = [0] * len(problems)
+        return lay_out(prompts, none, ids, answers=answers, reasoning=reasoning), None
+    e, mask = reasoner.latents([p.steps for p in problems])
+    K = mask.sum(-1).tolist()
+    budget = reasoner.model.config.max_thoughts
+    if max(K) > budget:
+        raise UserError(f"a problem needs {max(K)} thoughts, model.max_thoughts is {budget}; raise it")
+    return lay_out(prompts, K, ids, answers=answers), torch.as_tensor(e)

@@ -1,0 +1,104 @@
+"""What one training is: model, data and stages, from a preset or a YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nfcot_model.errors import UserError
+
+__all__ = ["STAGES", "DataConfig", "ModelConfig", "StageConfig", "TrainConfig", "load_config"]
+
+PRESETS = Path(__file__).parent / "presets"
+STAGES = ("codec", "warmup", "joint")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Section):
+    """`backbone` is a Hugging Face config as a dict, or a local folder with its tokenizer."""
+
+    backbone: dict[str, Any] | str
+    D: int = 16
+    codec: dict[str, Any] = Field(default_factory=dict)
+    flow: dict[str, Any] = Field(default_factory=dict)
+    max_thoughts: int = 16
+    max_answer_tokens: int = 40
+    vocab_size: int = 640
+
+
+class DataConfig(_Section):
+    """Built-in worlds, drawn afresh at every step, or a JSONL file of problems with steps.
+
+    `renumber` is the share of world problems whose first operation carries a number above 1.
+    """
+
+    worlds: dict[str, float] = Field(default_factory=lambda: {"digits": 1.0, "shuffle": 1.0})
+    problems: str | None = None
+    renumber: float = 0.0
+
+
+class StageConfig(_Section):
+    """One stage. A learning rate warms up over `warmup` steps and decays to 0 by a cosine.
+
+    `max_steps` problems grow from `first_length` to the world's longest over `curriculum` steps.
+    """
+
+    steps: int = Field(ge=0)
+    batch: int = Field(default=96, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+    warmup: int = 100
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    muon_lr: float = 0.02
+    curriculum: int = 0
+    first_length: int = 3
+    target_noise: float = 0.3
+    kl_weight: float = 1e-2
+    validate_every: int = 250
+
+
+class TrainConfig(_Section):
+    """A whole training. `reasoner` "text" and "direct" are the controls without thoughts."""
+
+    model: ModelConfig
+    data: DataConfig = Field(default_factory=DataConfig)
+    codec: StageConfig
+    warmup: StageConfig
+    joint: StageConfig
+    reasoner: Literal["nfcot", "text", "direct"] = "nfcot"
+    seed: int = 0
+    save_minutes: float = 3.0
+    mixed_precision: Literal["no", "bf16"] = "no"
+
+
+def load_config(preset: str | None, path: Path | None, **overrides: Any) -> TrainConfig:
+    """The training of a preset (`demo`, `tiny`) or of a YAML file, with overrides on top.
+
+    Raises UserError naming the file and the field.
+    """
+    if (preset is None) == (path is None):
+        raise UserError("give either --preset or --config, one of them")
+    source = path or PRESETS / f"{preset}.yaml"
+    if preset is not None and not source.exists():
+        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+        raise UserError(f"--preset {preset}: no such preset; choose one of {known}")
+    try:
+        data = yaml.safe_load(source.read_text())
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}: not valid YAML ({str(error).splitlines()[0]})") from None
+    try:
+        return TrainConfig.model_validate({**(data or {}), **overrides})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{source}: field '{field}': {first['msg']}") from None

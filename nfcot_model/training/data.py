@@ -1,0 +1,94 @@
+"""Training batches: a function of (configuration, stage, step), so that any step can be redone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from nfcot_model.errors import UserError
+from nfcot_model.training.config import DataConfig, StageConfig
+from nfcot_model.worlds import Problem, make_problem, read_problems
+from nfcot_model.worlds.generate import MAX_STEPS, TRAINED_STEPS
+
+__all__ = ["held_out", "training_batch", "vocabulary_texts"]
+
+HELD_OUT = 256
+
+
+def training_batch(
+    data: DataConfig, stage: StageConfig, seed: int, name: str, step: int
+) -> list[Problem]:
+    """The problems of one optimizer step (all processes together)."""
+    rng = random.Random(f"{seed}/{name}/{step}")
+    size = stage.batch * stage.accumulate
+    if data.problems is not None:
+        return rng.choices(_training_part(data.problems), k=size)
+    longest = _longest(stage, step)
+    return [_world_problem(data, rng, longest) for _ in range(size)]
+
+
+def _longest(stage: StageConfig, step: int) -> int:
+    top = TRAINED_STEPS[1]
+    if step >= stage.curriculum:
+        return top
+    return stage.first_length + (top - stage.first_length) * step // stage.curriculum
+
+
+def _world_problem(data: DataConfig, rng: random.Random, longest: int) -> Problem:
+    world = rng.choices(list(data.worlds), list(data.worlds.values()))[0]
+    steps = rng.randint(1, longest)
+    renumbered = rng.random() < data.renumber
+    first = rng.randint(1, MAX_STEPS + 1 - steps) if renumbered else 1
+    return make_problem(world, "train", rng, steps, first)
+
+
+@lru_cache(maxsize=2)
+def _user_problems(path: str) -> list[Problem]:
+    problems = read_problems(Path(path))
+    for problem in problems:
+        if not problem.steps or problem.answer is None:
+            raise UserError(
+                f"{path}: problem '{problem.id}' has no steps or no answer; training needs both"
+            )
+    return problems
+
+
+def _training_part(path: str) -> list[Problem]:
+    problems = _user_problems(path)
+    kept = [p for p in problems if not _is_held_out(p)]
+    return kept or problems
+
+
+def _is_held_out(problem: Problem) -> bool:
+    return random.Random(problem.group).random() < 0.05
+
+
+def held_out(data: DataConfig, seed: int) -> list[Problem]:
+    """Problems for validation during training: never trained on, never of an evaluation split.
+
+    For worlds they are pipelines of the calibration split; for a file, one group in twenty.
+    """
+    if data.problems is not None:
+        problems = _user_problems(data.problems)
+        kept = [p for p in problems if _is_held_out(p)] or problems
+        return kept[:HELD_OUT]
+    rng = random.Random(f"{seed}/validation")
+    per_world = HELD_OUT // len(data.worlds)
+    return [
+        make_problem(world, "calibration", rng, rng.randint(*TRAINED_STEPS))
+        for world in data.worlds
+        for _ in range(per_world)
+    ]
+
+
+def vocabulary_texts(data: DataConfig, seed: int) -> Sequence[str]:
+    """Training texts that a tokenizer is made from."""
+    if data.problems is not None:
+        problems = _user_problems(data.problems)
+    else:
+        rng = random.Random(f"{seed}/vocabulary")
+        every = DataConfig(worlds=data.worlds, renumber=0.5)
+        problems = [_world_problem(every, rng, TRAINED_STEPS[1]) for _ in range(2000)]
+    return [t for p in problems for t in (p.prompt, *p.steps, p.answer or "")]

@@ -1,0 +1,179 @@
+"""The optimisation loop of one stage: resumable at any step, guarded against blow-ups."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from nfcot_model.errors import UserError
+from nfcot_model.files import write_text
+from nfcot_model.training.config import StageConfig
+from nfcot_model.training.optim import make_optimizers, set_rate
+from nfcot_model.training.state import load_state, save_state
+
+__all__ = ["Guard", "Progress", "run_stage"]
+
+LOG_EVERY = 10
+Losses = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where does a stage stand? Given to the progress callback after every logged step."""
+
+    stage: str
+    step: int
+    steps: int
+    metrics: dict[str, float]
+    steps_per_second: float
+
+
+@dataclass
+class Guard:
+    """May this step be taken? Skips non-finite and exploding ones, gives up when they persist.
+
+    A step explodes when its gradient norm is more than 30 times the running mean of the norms.
+    """
+
+    mean_norm: float = 0.0
+    skipped_in_a_row: int = 0
+    skipped: int = 0
+
+    def allows(self, norm: float, step: int) -> bool:
+        exploding = self.mean_norm > 0 and norm > 30 * self.mean_norm
+        if math.isfinite(norm) and not exploding:
+            self.skipped_in_a_row = 0
+            self.mean_norm = norm if self.mean_norm == 0 else 0.98 * self.mean_norm + 0.02 * norm
+            return True
+        self.skipped_in_a_row += 1
+        self.skipped += 1
+        if self.skipped_in_a_row >= 10:
+            raise UserError(
+                f"training diverged: ten steps in a row up to step {step} had a non-finite or"
+                f" exploding gradient (norm {norm:.3g}); lower the learning rate (lr, muon_lr) and"
+                " start the stage again from its last state"
+            )
+        return False
+
+
+def run_stage(
+    name: str,
+    module: nn.Module,
+    loss_of: Callable[[nn.Module, int, int], Losses],
+    stage: StageConfig,
+    folder: Path,
+    accelerator: Accelerator,
+    *,
+    seed: int,
+    save_minutes: float,
+    validate: Callable[[], dict[str, float]],
+    report: Callable[[Progress], None] | None = None,
+) -> dict[str, float]:
+    """Train `module` for `stage.steps` steps and return its last validation figures.
+
+    `loss_of(module, step, part)` gives the named losses of one micro-batch, with the total under
+    "loss". State is saved every `save_minutes` and the metrics go to `metrics.jsonl`; calling
+    again after any interruption continues with the same loss curve.
+    """
+    optimizers = make_optimizers(module, stage)
+    guard = Guard()
+    progress = load_state(folder, module, optimizers)
+    first = 0
+    if progress is not None:
+        first, guard = progress["step"], Guard(**progress["guard"])
+    log = _Log(folder / "metrics.jsonl", first, active=accelerator.is_main_process)
+    module, *optimizers = accelerator.prepare(module, *optimizers)
+    saved = started = time.monotonic()
+    module.train()
+    for step in range(first, stage.steps):
+        set_rate(optimizers, stage, step)
+        torch.manual_seed(hash((seed, step)) % 2**31)
+        losses = _step(module, optimizers, loss_of, stage, accelerator, guard, step)
+        last = step + 1 == stage.steps
+        if step % LOG_EVERY == 0 or last:
+            figures = {"step": step, **losses, "lr": optimizers[0].param_groups[0]["lr"]}
+            if last or (step and step % stage.validate_every == 0):
+                figures |= {f"val_{k}": v for k, v in _validated(module, validate).items()}
+            log.add(figures)
+            if report is not None:
+                rate = (step + 1 - first) / (time.monotonic() - started)
+                report(Progress(name, step + 1, stage.steps, figures, rate))
+        if last or time.monotonic() - saved > 60 * save_minutes:
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                log.flush()
+                bare = accelerator.unwrap_model(module)
+                plain = [getattr(o, "optimizer", o) for o in optimizers]
+                save_state(folder, bare, plain, {"step": step + 1, "guard": asdict(guard)})
+            saved = time.monotonic()
+    return log.last_validation()
+
+
+def _step(
+    module: nn.Module,
+    optimizers: list[Any],
+    loss_of: Callable[[nn.Module, int, int], Losses],
+    stage: StageConfig,
+    accelerator: Accelerator,
+    guard: Guard,
+    step: int,
+) -> dict[str, float]:
+    totals: dict[str, float] = {}
+    for part in range(stage.accumulate):
+        losses = loss_of(module, step, part)
+        accelerator.backward(losses["loss"] / stage.accumulate)
+        for key, value in losses.items():
+            totals[key] = totals.get(key, 0.0) + float(value.detach()) / stage.accumulate
+    trained = [p for p in module.parameters() if p.requires_grad]
+    norm = float(accelerator.clip_grad_norm_(trained, stage.clip))
+    if guard.allows(norm, step):
+        for optimizer in optimizers:
+            optimizer.step()
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    return {**totals, "grad_norm": norm}
+
+
+def _validated(module: nn.Module, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
+    module.eval()
+    with torch.no_grad():
+        figures = validate()
+    module.train()
+    return figures
+
+
+class _Log:
+    """The metrics file; rows behind the resumed step are cut, they will be written again."""
+
+    def __init__(self, path: Path, first: int, active: bool) -> None:
+        self.path, self.active = path, active
+        self.rows = [r for r in _read(path) if r["step"] < first]
+
+    def add(self, figures: dict[str, float]) -> None:
+        self.rows.append(figures)
+        if len(self.rows) % 10 == 0:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.active:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def last_validation(self) -> dict[str, float]:
+        rows = [r for r in self.rows if any(k.startswith("val_") for k in r)]
+        return {k.removeprefix("val_"): v for k, v in rows[-1].items()} if rows else {}
+
+
+def _read(path: Path) -> Iterator[dict[str, float]]:
+    if path.exists():
+        for line in path.read_text().splitlines():
+            yield json.loads(line)

@@ -1,0 +1,228 @@
+"""The stages of NF-CoT training: codec, warmup (backbone frozen), joint.
+
+Stages as in the paper (arXiv 2606.06447, section 3; details secondary): the codec is trained first
+and frozen, then flow, projection and head, then everything but the codec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from transformers import AutoTokenizer
+
+from nfcot_model.errors import UserError
+from nfcot_model.files import write_json
+from nfcot_model.model import model_over
+from nfcot_model.reasoners import NFCoTReasoner, load_reasoner
+from nfcot_model.sampling import noise_seed
+from nfcot_model.tokenizer import train_tokenizer
+from nfcot_model.training.collate import codec_batch, joint_batch
+from nfcot_model.training.config import STAGES, StageConfig, TrainConfig
+from nfcot_model.training.data import held_out, training_batch, vocabulary_texts
+from nfcot_model.training.loop import Losses, Progress, run_stage
+from nfcot_model.worlds import Problem
+
+__all__ = ["fresh_reasoner", "train"]
+
+Report = Callable[[Progress], None]
+
+
+def fresh_reasoner(config: TrainConfig) -> NFCoTReasoner:
+    """An untrained reasoner: backbone, codec, flow and head as the configuration says."""
+    torch.manual_seed(config.seed)
+    model = config.model
+    backbone: dict[str, object] | Path
+    if isinstance(model.backbone, str):
+        backbone = Path(model.backbone)
+        if not (backbone / "config.json").exists():
+            raise UserError(f"{backbone}: no Hugging Face model folder; expected a config.json in it")
+        tokenizer = AutoTokenizer.from_pretrained(backbone, local_files_only=True)
+    else:
+        backbone = model.backbone
+        tokenizer = train_tokenizer(vocabulary_texts(config.data, config.seed), model.vocab_size)
+    fresh = model_over(
+        backbone,
+        tokenizer,
+        D=model.D,
+        codec=model.codec,
+        flow=model.flow,
+        max_thoughts=model.max_thoughts,
+        max_answer_tokens=model.max_answer_tokens,
+    )
+    return NFCoTReasoner(fresh, tokenizer)
+
+
+def train(
+    config: TrainConfig,
+    stages: list[str],
+    out: Path,
+    *,
+    report: Report | None = None,
+    accelerator: Accelerator | None = None,
+) -> dict[str, dict[str, float]]:
+    """Train the named stages into `out`; returns each stage's last validation figures.
+
+    A stage starts from the stage before it (`out/<stage>/model`), continues its own saved state,
+    and is skipped when finished. The last finished stage's model is a checkpoint folder like any
+    other. Raises UserError when `out` holds another training or the stage before is missing.
+    """
+    _claim(out, config)
+    accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision)
+    figures: dict[str, dict[str, float]] = {}
+    for name in stages:
+        stage: StageConfig = getattr(config, name)
+        finished = out / name / "model"
+        if finished.exists() or stage.steps == 0:
+            continue
+        reasoner = _before(config, name, out)
+        reasoner.model.to(accelerator.device)
+        run = _train_codec if name == "codec" else _train_streams
+        figures[name] = run(config, name, reasoner, out / name, accelerator, report)
+        if accelerator.is_main_process:
+            reasoner.save(finished)
+            write_json(out / name / "figures.json", figures[name])
+        accelerator.wait_for_everyone()
+    return figures
+
+
+def _claim(out: Path, config: TrainConfig) -> None:
+    path, text = out / "train.json", config.model_dump(mode="json")
+    if path.exists():
+        if TrainConfig.model_validate_json(path.read_text()) != config:
+            raise UserError(f"{out}: holds another training (train.json differs); choose another -o")
+        return
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out}: not empty and not a training folder; choose another -o")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, text)
+
+
+def _before(config: TrainConfig, name: str, out: Path) -> NFCoTReasoner:
+    earlier = [s for s in STAGES[: STAGES.index(name)] if getattr(config, s).steps > 0]
+    if config.reasoner != "nfcot" or not earlier:
+        return fresh_reasoner(config)
+    folder = out / earlier[-1] / "model"
+    if not folder.exists():
+        raise UserError(f"stage '{name}' starts from '{earlier[-1]}': run `nfcot train {earlier[-1]}` first")
+    return load_reasoner(folder)
+
+
+def _train_codec(
+    config: TrainConfig,
+    name: str,
+    reasoner: NFCoTReasoner,
+    folder: Path,
+    accelerator: Accelerator,
+    report: Report | None,
+) -> dict[str, float]:
+    stage, codec = config.codec, reasoner.model.codec
+
+    def loss_of(module: nn.Module, step: int, part: int) -> Losses:
+        problems = _share(config, stage, name, step, part, accelerator)
+        ids = codec_batch(reasoner, problems).to(accelerator.device)
+        total, reconstruction, kl = module(ids, stage.kl_weight, codec.config.noise)
+        return {"loss": total, "reconstruction": reconstruction, "kl": kl}
+
+    def fit_statistics() -> None:
+        problems = [
+            p for s in range(8) for p in training_batch(config.data, stage, config.seed, "fit", s)
+        ]
+        codec.fit_statistics(codec_batch(reasoner, problems).to(accelerator.device))
+
+    def validate() -> dict[str, float]:
+        fit_statistics()
+        steps = [p.steps for p in held_out(config.data, config.seed)]
+        e, mask = reasoner.latents(steps)
+        exact = _agreement(reasoner.read(e, mask), steps)
+        noisy = e + config.joint.target_noise * torch.randn_like(e)
+        return {"exact": exact, "exact_noisy": _agreement(reasoner.read(noisy, mask), steps)}
+
+    return run_stage(
+        name, codec, loss_of, stage, folder, accelerator,
+        seed=config.seed, save_minutes=config.save_minutes, validate=validate, report=report,
+    )  # fmt: skip
+
+
+def _train_streams(
+    config: TrainConfig,
+    name: str,
+    reasoner: NFCoTReasoner,
+    folder: Path,
+    accelerator: Accelerator,
+    report: Report | None,
+) -> dict[str, float]:
+    stage: StageConfig = getattr(config, name)
+    model = reasoner.model
+    frozen = [model.codec]
+    if name == "warmup":
+        frozen.append(model.backbone)
+    if config.reasoner != "nfcot":
+        frozen += [model.flow, model.nf_head, model.projection]
+    for part_of in frozen:
+        part_of.requires_grad_(False)
+
+    def losses(module: nn.Module, problems: list[Problem], noise: float) -> Losses:
+        layout, e = joint_batch(reasoner, problems, config.reasoner)
+        tensors = vars(layout.to(accelerator.device))
+        out = module(**tensors, e=None if e is None else e.to(accelerator.device), target_noise=noise)
+        return dict(out.items())
+
+    def loss_of(module: nn.Module, step: int, part: int) -> Losses:
+        problems = _share(config, stage, name, step, part, accelerator)
+        return losses(module, problems, stage.target_noise)
+
+    def validate() -> dict[str, float]:
+        problems = held_out(config.data, config.seed)
+        figures = {k: float(v) for k, v in losses(model, problems, stage.target_noise).items()}
+        if config.reasoner == "nfcot":
+            figures |= _pass_rates(reasoner, problems)
+        return figures
+
+    try:
+        return run_stage(
+            name, model, loss_of, stage, folder, accelerator,
+            seed=config.seed, save_minutes=config.save_minutes, validate=validate, report=report,
+        )  # fmt: skip
+    finally:
+        model.requires_grad_(True)
+
+
+def _pass_rates(reasoner: NFCoTReasoner, problems: list[Problem]) -> dict[str, float]:
+    """Share of answers equal to the reference, per world, at tau = 0.7; decoded steps likewise."""
+    prompts = [p.prompt for p in problems]
+    seeds = [noise_seed("validation", p.id) for p in problems]
+    thoughts = reasoner.think(prompts, tau=0.7, noise_seeds=seeds)
+    answers = reasoner.answer(prompts, thoughts)
+    figures = {}
+    for world in sorted({p.world for p in problems}):
+        right = [a == p.answer for a, p in zip(answers, problems, strict=True) if p.world == world]
+        figures[f"pass_{world}"] = sum(right) / len(right)
+    texts = reasoner.decode(thoughts).texts
+    return {**figures, "decoded": _agreement(texts, [p.steps for p in problems])}
+
+
+def _agreement(texts: list[list[str]], truth: list[list[str]]) -> float:
+    """Share of reference steps that the decoded text at the same place repeats exactly."""
+    same = sum(
+        k < len(said) and said[k] == step
+        for said, steps in zip(texts, truth, strict=True)
+        for k, step in enumerate(steps)
+    )
+    return same / sum(map(len, truth))
+
+
+def _share(
+    config: TrainConfig,
+    stage: StageConfig,
+    name: str,
+    step: int,
+    part: int,
+    accelerator: Accelerator,
+) -> list[Problem]:
+    problems = training_batch(config.data, stage, config.seed, name, step)
+    micro = problems[part :: stage.accumulate]
+    return micro[accelerator.process_index :: accelerator.num_processes]

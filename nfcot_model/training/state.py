@@ -1,0 +1,64 @@
+"""The state of a training on disk: weights and optimizer moments as safetensors, no pickles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nfcot_model.errors import UserError
+from nfcot_model.files import replacing, write_json
+
+__all__ = ["load_state", "save_state"]
+
+
+def save_state(
+    folder: Path,
+    module: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    progress: dict[str, Any],
+) -> None:
+    """Write everything a stage needs to go on exactly; the JSON, written last, commits it."""
+    tensors = {f"model.{n}": t.detach().contiguous() for n, t in module.state_dict().items()}
+    for number, optimizer in enumerate(optimizers):
+        for index, moments in optimizer.state_dict()["state"].items():
+            for key, value in moments.items():
+                tensors[f"optim.{number}.{index}.{key}"] = torch.as_tensor(value).contiguous()
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"state-{progress['step']}.safetensors"
+    with replacing(folder / name) as temporary:
+        save_file(tensors, temporary)
+    write_json(folder / "state.json", {**progress, "tensors": name})
+    for old in folder.glob("state-*.safetensors"):
+        if old.name != name:
+            old.unlink()
+
+
+def load_state(
+    folder: Path, module: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> dict[str, Any] | None:
+    """Put a saved state back; returns its progress, or None when there is none."""
+    if not (folder / "state.json").exists():
+        return None
+    try:
+        progress = json.loads((folder / "state.json").read_text())
+        tensors = load_file(folder / progress["tensors"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: damaged training state ({error}); remove it to start again") from None
+    module.load_state_dict(_under(tensors, "model."))
+    for number, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in _under(tensors, f"optim.{number}.").items():
+            index, name = key.split(".", 1)
+            state.setdefault(int(index), {})[name] = value
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return progress
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

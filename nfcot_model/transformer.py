@@ -1,0 +1,49 @@
+"""A small pre-norm causal transformer, shared by the codec and the shallow flow."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["CausalTransformer"]
+
+
+class CausalTransformer(nn.Module):
+    """States of a causal transformer over given input vectors.
+
+    Input and output [N, T, d_model]; position t attends to positions ≤ t only, so places behind
+    a sequence's end cannot reach it and no padding mask is needed.
+    """
+
+    def __init__(self, d_model: int, layers: int, heads: int, max_length: int) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.randn(max_length, d_model) * 0.02)
+        self.blocks = nn.ModuleList(_Block(d_model, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.position[: x.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class _Block(nn.Module):
+    def __init__(self, d_model: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(d_model)
+        self.qkv = nn.Linear(d_model, 3 * d_model)
+        self.out = nn.Linear(d_model, d_model)
+        self.norm_mlp = nn.LayerNorm(d_model)
+        self.up = nn.Linear(d_model, 4 * d_model)
+        self.down = nn.Linear(4 * d_model, d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, d = x.shape
+        qkv = self.qkv(self.norm_attention(x)).view(n, t, 3, self.heads, d // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).reshape(n, t, d))
+        return x + self.down(functional.gelu(self.up(self.norm_mlp(x))))

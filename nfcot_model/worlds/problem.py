@@ -1,0 +1,153 @@
+"""The problem format: what any data set, built in or a user's own, looks like on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nfcot_model.errors import UserError
+from nfcot_model.files import content_hash, write_text
+
+__all__ = ["Case", "Check", "Problem", "problem_set_hash", "read_problems", "write_problems"]
+
+Label = str | int | float | bool
+
+
+class Case(BaseModel):
+    """One hidden test: call the answer with `args`, expect a value equal to `expected`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    args: list[Any]
+    expected: Any
+
+
+class Check(BaseModel):
+    """How is an answer checked?
+
+    `function`: the answer is a Python expression for a callable; every case must hold.
+    `script`: the answer is Python source; `source` is run after it and must not raise.
+    `exact`: the stripped answer equals `expected`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["function", "script", "exact"]
+    cases: list[Case] = Field(default_factory=list)
+    source: str = ""
+    expected: str = ""
+
+    @model_validator(mode="after")
+    def _has_its_test(self) -> Check:
+        wanted = {"function": "cases", "script": "source", "exact": "expected"}[self.kind]
+        if not getattr(self, wanted):
+            raise ValueError(f"a check of kind '{self.kind}' needs a non-empty '{wanted}'")
+        return self
+
+
+class Problem(BaseModel):
+    """What is asked, how is the answer checked, and what is true at each step?
+
+    Only `prompt` and `check` are required. `id` is a hash of the content when it is not given;
+    `group` names the prompt family (all wordings and samples of one problem), the unit of every
+    split and of every clustered interval, and defaults to the id.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str = ""
+    world: str = "user"
+    split: str = ""
+    group: str = ""
+    prompt: str = Field(min_length=1)
+    steps: list[str] = Field(default_factory=list)
+    answer: str | None = None
+    check: Check
+    labels: dict[str, Label] = Field(default_factory=dict)
+    step_labels: list[dict[str, Label]] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_identity(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        if not data.get("id"):
+            hashed = {k: v for k, v in data.items() if k in ("prompt", "steps", "answer", "check")}
+            data["id"] = content_hash(json.loads(json.dumps(hashed, default=_plain)))
+        if not data.get("group"):
+            data["group"] = data["id"]
+        return data
+
+    @model_validator(mode="after")
+    def _steps_match_labels(self) -> Problem:
+        if self.step_labels and len(self.step_labels) != len(self.steps):
+            raise ValueError(
+                f"step_labels has {len(self.step_labels)} entries for {len(self.steps)} steps"
+            )
+        return self
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json")
+
+
+def read_problems(path: Path) -> list[Problem]:
+    """Which problems does a JSONL file hold?
+
+    Raises UserError naming file, line and field for anything that is not a problem, for
+    duplicate ids and for an empty file; no row is ever skipped.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; give a JSONL file of problems") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 JSONL ({error})") from None
+    problems: list[Problem] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        problem = _parse_line(path, number, line)
+        if problem.id in seen:
+            raise UserError(
+                f"{path}:{number}: duplicate id '{problem.id}' (first on line {seen[problem.id]});"
+                " ids must be unique, leave 'id' out to have it computed from the content"
+            )
+        seen[problem.id] = number
+        problems.append(problem)
+    if not problems:
+        raise UserError(f"{path}: holds no problems; expected one JSON object a line")
+    return problems
+
+
+def _parse_line(path: Path, number: int, line: str) -> Problem:
+    try:
+        data = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{number}: malformed JSON ({error.msg} at column {error.colno})"
+        ) from None
+    try:
+        return Problem.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "line"
+        raise UserError(f"{path}:{number}: field '{field}': {first['msg']}") from None
+
+
+def write_problems(path: Path, problems: Sequence[Problem]) -> None:
+    """Write problems as JSONL, atomically."""
+    lines = (p.model_dump_json(exclude_defaults=True) + "\n" for p in problems)
+    write_text(Path(path), "".join(lines))
+
+
+def problem_set_hash(problems: Sequence[Problem]) -> str:
+    """Do two problem sets hold the same problems in the same order? 16 hex digits."""
+    return content_hash([p.model_dump(mode="json") for p in problems])
