@@ -14,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 KEY := $(shell $(PYTHON) -c 'import hashlib, os, pathlib, sys; print(hashlib.sha256(b"".join(pathlib.Path(p).read_bytes() for p in ("pyproject.toml", "constraints.txt")) + (sys.version + os.getcwd()).encode()).hexdigest()[:16])')
 STAMP := $(VENV)/installed-$(KEY)
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
 
 .PHONY: demo test lint format install browser
 .DEFAULT_GOAL := test
