@@ -161,10 +161,11 @@ def _shard(
         "match": [True] * rows,
         "labels": [json.dumps(labels) for labels in step_labels],
     }
-    error = np.abs(scored - drawn).max(1)
+    error = np.zeros(len(block))
+    np.maximum.at(error, np.repeat(np.arange(len(block)), K), np.abs(scored - drawn).max(1))
     traces = _trace_columns(block, tampered, manifest, tau) | {
         "K": K,
-        "replay_error": np.maximum.reduceat(error, first),
+        "replay_error": error,
         **trace_totals(K, thoughts, -K * D * math.log(2.0)),
     }
     tensors = {
@@ -192,7 +193,10 @@ def _trace_columns(
         int.from_bytes(hashlib.sha256(f"{i}:{s}".encode()).digest()[:8], "big") >> 1
         for i, s in zip(ids, samples, strict=True)
     ]
-    answers = ["lambda x: " + _text(problem["labels"][-1]) for problem, _ in block]
+    answers = [
+        "lambda x: " + (_text(problem["labels"][-1]) if problem["labels"] else "x")
+        for problem, _ in block
+    ]
     n = len(block)
     return {
         "trace_id": [

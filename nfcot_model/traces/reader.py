@@ -27,7 +27,15 @@ from nfcot_model.traces.schema import (
     shard_paths,
 )
 
-__all__ = ["Run", "committed_shards", "list_runs", "read_manifest", "read_run", "read_traces_file"]
+__all__ = [
+    "Run",
+    "committed_shards",
+    "list_runs",
+    "read_manifest",
+    "read_run",
+    "read_shard",
+    "read_traces_file",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,18 +141,27 @@ def read_run(path: Path | str, verify: bool = True) -> Run:
     manifest = read_manifest(path)
     traces, thoughts = [], []
     for shard in committed_shards(path):
-        tensors_path, thoughts_path, traces_path = shard_paths(path, shard)
-        table = read_traces_file(traces_path)
-        if verify:
-            _verify_hash(tensors_path, table.schema.metadata[b"tensors_sha256"])
-            _verify_hash(thoughts_path, table.schema.metadata[b"thoughts_sha256"])
-        traces.append(table.replace_schema_metadata(None))
-        thoughts.append(_read_table(thoughts_path, THOUGHTS_SCHEMA))
+        trace_table, thought_table = read_shard(path, shard, verify)
+        traces.append(trace_table.replace_schema_metadata(None))
+        thoughts.append(thought_table)
     trace_frame = pa.concat_tables([TRACES_SCHEMA.empty_table(), *traces]).to_pandas()
     trace_frame["steps"] = [list(steps) for steps in trace_frame["steps"]]
     thought_frame = pa.concat_tables([THOUGHTS_SCHEMA.empty_table(), *thoughts]).to_pandas()
     thought_frame["match"] = thought_frame["match"].astype("boolean")
     return Run(path.resolve(), manifest, trace_frame, thought_frame)
+
+
+def read_shard(path: Path, shard: str, verify: bool) -> tuple[pa.Table, pa.Table]:
+    """One shard's (traces, thoughts) tables; the traces' metadata names the other files' hashes."""
+    tensors_path, thoughts_path, traces_path = shard_paths(path, shard)
+    traces = read_traces_file(traces_path)
+    if verify:
+        _verify_hash(tensors_path, traces.schema.metadata[b"tensors_sha256"])
+        _verify_hash(thoughts_path, traces.schema.metadata[b"thoughts_sha256"])
+    thoughts = _read_table(thoughts_path, THOUGHTS_SCHEMA)
+    if thoughts.num_rows != sum(traces["K"].to_pylist()):
+        raise _damaged(thoughts_path, "its rows are not those of the shard's traces")
+    return traces, thoughts
 
 
 def read_manifest(path: Path | str) -> dict[str, Any]:
@@ -157,7 +174,7 @@ def read_manifest(path: Path | str) -> dict[str, Any]:
             f"{path}: is not a run (no {MANIFEST}); make one with nfcot trace"
         ) from None
     except (OSError, ValueError) as error:
-        raise _damaged(file, str(error)) from None
+        raise _damaged_manifest(file, str(error)) from None
     if not isinstance(manifest, dict) or "format_version" not in manifest:
         raise UserError(f"{file}: is not a run manifest; make a run with nfcot trace")
     if manifest["format_version"] != FORMAT_VERSION:
@@ -167,7 +184,7 @@ def read_manifest(path: Path | str) -> dict[str, Any]:
         )
     rest = {k: v for k, v in manifest.items() if k != "checksum"}
     if manifest.get("checksum") != content_hash(rest) or manifest["hash"] != manifest_hash(rest):
-        raise _damaged(file, "its checksum does not fit its content")
+        raise _damaged_manifest(file, "its checksum does not fit its content")
     return manifest
 
 
@@ -218,6 +235,12 @@ def _damaged(path: Path, reason: str) -> UserError:
     return UserError(
         f"{path}: damaged or missing ({reason}); run `nfcot run fsck --repair` on its run,"
         " then repeat the trace command"
+    )
+
+
+def _damaged_manifest(file: Path, reason: str) -> UserError:
+    return UserError(
+        f"{file}: damaged ({reason}); restore it from a copy, or trace again into another folder"
     )
 
 

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 
 from nfcot_model.errors import UserError
 from nfcot_model.files import write_bytes, write_json
-from nfcot_model.traces.reader import read_manifest
+from nfcot_model.traces.reader import committed_shards, read_manifest
 from nfcot_model.traces.schema import (
     CIRCUMSTANCES,
     FORMAT_VERSION,
@@ -33,7 +33,7 @@ from nfcot_model.traces.schema import (
     shard_paths,
 )
 
-__all__ = ["commit_shard", "open_run", "trace_totals", "writing"]
+__all__ = ["commit_shard", "discard_empty", "open_run", "row_hash", "trace_totals", "writing"]
 
 FOLDERS = ("tensors", "thoughts", "traces")
 
@@ -56,18 +56,33 @@ def open_run(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
             )
     else:
         _refuse_foreign(path)
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / MANIFEST, wanted)
         found = wanted
-    for folder in FOLDERS:
-        (path / folder).mkdir(exist_ok=True)
+    with _space_needed(path):
+        path.mkdir(parents=True, exist_ok=True)
+        if not (path / MANIFEST).exists():
+            write_json(path / MANIFEST, found)
+        for folder in FOLDERS:
+            (path / folder).mkdir(exist_ok=True)
     return found
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Am I the only writer of this run? Holds the run folder's lock and clears dead temporaries.
+def discard_empty(path: Path) -> None:
+    """Leave nothing behind when no shard was committed: remove the manifest and the folders."""
+    if committed_shards(path):
+        return
+    for folder in FOLDERS:
+        for file in (path / folder).glob("*"):
+            file.unlink()
+        (path / folder).rmdir()
+    (path / MANIFEST).unlink()
+    path.rmdir()
 
+
+@contextmanager
+def writing(path: Path, clear: bool = True) -> Iterator[None]:
+    """Am I the only writer of this run? Holds the run folder's lock.
+
+    clear: remove the temporary files of writers that were killed.
     The lock is the kernel's (flock), so a killed writer leaves none behind. Raises UserError when
     another process is writing the same run.
     """
@@ -77,8 +92,9 @@ def writing(path: Path) -> Iterator[None]:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{path}: another process is writing this run; wait for it") from None
-        for temporary in [*path.glob(".*.tmp"), *path.glob("*/.*.tmp")]:
-            temporary.unlink()
+        if clear:
+            for temporary in [*path.glob(".*.tmp"), *path.glob("*/.*.tmp")]:
+                temporary.unlink()
         yield
     finally:
         os.close(folder)
@@ -108,7 +124,7 @@ def commit_shard(
     trace_columns: dict[str, Any] = dict(traces) | {
         "shard": [shard] * len(K),
         "row": first,
-        "u_sha256": [_row_hash(tensors["u"][a : a + n]) for a, n in zip(first, K, strict=True)],
+        "u_sha256": [row_hash(tensors["u"][a : a + n]) for a, n in zip(first, K, strict=True)],
     }
     thought_columns: dict[str, Any] = dict(thoughts) | {
         "trace_id": np.asarray(traces["trace_id"], dtype=object)[owner],
@@ -171,23 +187,33 @@ def _check_tensors(tensors: Mapping[str, np.ndarray], rows: int) -> None:
             raise ValueError(f"tensor '{name}' holds values that are not finite")
 
 
-def _row_hash(u: np.ndarray) -> str:
+def row_hash(u: np.ndarray) -> str:
+    """Are one trace's thoughts [K, D] as committed? SHA-256 of their little-endian float32."""
     return hashlib.sha256(np.ascontiguousarray(u, dtype="<f4").tobytes()).hexdigest()
 
 
 def _write_all(paths: Sequence[Path], contents: Sequence[bytes]) -> None:
+    with _space_needed(paths[-1].parent.parent):
+        try:
+            for path, data in zip(paths, contents, strict=True):
+                write_bytes(path, data)
+        except OSError:
+            for path in paths:
+                path.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _space_needed(run: Path) -> Iterator[None]:
     try:
-        for path, data in zip(paths, contents, strict=True):
-            write_bytes(path, data)
+        yield
     except OSError as error:
-        for path in paths:
-            path.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"{paths[-1].parent.parent}: no space left on the device; free some, then repeat"
-                " the command: it resumes after the last whole shard"
-            ) from None
-        raise
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{run}: no space left on the device; free some, then repeat the command: it goes on"
+            " after the last whole shard"
+        ) from None
 
 
 def _refuse_foreign(path: Path) -> None:
