@@ -1,0 +1,105 @@
+"""What does a fitted probe read in another run of the same checkpoint?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nfcot_model.files import content_hash, replacing, write_json
+from nfcot_model.traces import Run
+from probes.artifact import Probe
+from probes.labels import read_labels
+from probes.sites import read_site, site_rows
+
+__all__ = ["ProbeScores", "apply_probe", "save_scores"]
+
+
+@dataclass(frozen=True)
+class ProbeScores:
+    """The readings. `frame`: trace_id, k, predicted, probability, seen (group was in training),
+    label (JSON, null where unknown) and one `p:<class>` column per class.
+
+    `accuracy` is over labelled traces whose group the probe was not trained on, NaN without any.
+    """
+
+    frame: pd.DataFrame
+    probe_hash: str
+    run: str
+    run_hash: str
+    site: str
+    label: str
+    n: int
+    out: int
+    seen: int
+    accuracy: float
+    n_scored: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of `nfcot probe apply --json`."""
+        return {k: v for k, v in vars(self).items() if k != "frame"}
+
+
+def apply_probe(probe: Probe, run: Run) -> ProbeScores:
+    """Which class does the probe read at its site, in each trace that has it?
+
+    Raises UserError for a run of another checkpoint, or one without the site.
+    """
+    probe.refuse_mismatch(run)
+    rows = site_rows(run, probe.site)
+    p = probe.weights.probabilities(read_site(run, probe.site, rows))
+    classes = [json.dumps(c) for c in probe.meta["classes"]]
+    best = p.argmax(axis=1)
+    traces = run.traces.iloc[rows.trace]
+    trained_on = set(probe.meta["train_groups"])
+    frame = pd.DataFrame(
+        {
+            "trace_id": traces["trace_id"].to_numpy(),
+            "k": run.thoughts["k"].to_numpy()[rows.row],
+            "predicted": [classes[i] for i in best],
+            "probability": p.max(axis=1),
+            "seen": traces["group"].isin(trained_on).to_numpy(),
+            "label": None,
+        }
+    )
+    name = probe.meta["label"]
+    if name in run.label_columns():
+        labels = read_labels(run, name, rows)
+        frame["label"] = [
+            json.dumps(v) if known else None
+            for v, known in zip(labels.values, labels.known, strict=True)
+        ]
+    frame = pd.concat([frame, pd.DataFrame(p, columns=[f"p:{c}" for c in classes])], axis=1)
+    judged = frame[frame["label"].notna() & ~frame["seen"]]
+    hits = (judged["label"] == judged["predicted"]).to_numpy(dtype=bool)
+    return ProbeScores(
+        frame=frame,
+        probe_hash=probe.hash,
+        run=run.name,
+        run_hash=run.hash,
+        site=probe.meta["site"],
+        label=name,
+        n=len(frame),
+        out=rows.out,
+        seen=int(frame["seen"].sum()),
+        accuracy=float(np.mean(hits)) if hits.size else float("nan"),
+        n_scored=int(hits.size),
+    )
+
+
+def save_scores(scores: ProbeScores, run: Run) -> Path:
+    """Keep the readings under the run: derived/probe_scores/<hash>/scores.parquet."""
+    key = content_hash([scores.probe_hash, scores.run_hash])
+    folder = run.path / "derived" / "probe_scores" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "scores.parquet"
+    with replacing(path) as temporary:
+        scores.frame.to_parquet(temporary, index=False, compression="zstd")
+    meta = scores.to_dict()
+    meta["accuracy"] = None if np.isnan(scores.accuracy) else scores.accuracy
+    write_json(folder / "inputs.json", meta)
+    return path

@@ -1,0 +1,143 @@
+"""Can a label be read linearly at one site of a run, on problems the probe has not seen?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nfcot_model.errors import UserError
+from nfcot_model.traces import Run
+from probes.artifact import Probe, Weights, weights_of, write_probe
+from probes.estimators import ESTIMATOR, class_scores, fit_logistic
+from probes.evaluate import evaluate_predictions, majority_predictions, permute_between_groups
+from probes.intervals import Estimate
+from probes.labels import read_labels
+from probes.sites import parse_site, read_site, site_rows
+from probes.splits import grouped_split
+
+__all__ = ["Control", "ProbeResult", "fit_probe", "save_probe"]
+
+
+@dataclass(frozen=True)
+class Control:
+    """What does a probe score that cannot know? The figures to read `metrics` against."""
+
+    name: str
+    metrics: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """How well is the label read at the site, and by which weights?
+
+    `n`, `groups`: traces and groups in the population, training and test together; `out`: traces
+    that are not in it, by reason. `metrics` and `controls` are on held-out groups.
+    Decodability only: nothing here says that the model uses what the probe reads.
+    """
+
+    site: str
+    label: str
+    label_level: str
+    estimator: str
+    classes: list[Any]
+    seed: int
+    n: int
+    groups: int
+    n_test: int
+    groups_test: int
+    out: dict[str, int]
+    metrics: dict[str, Estimate]
+    controls: list[Control]
+    weights: Weights
+    run: str
+    run_hash: str
+    checkpoint_hash: str
+    split_hash: str
+    train_groups: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of `nfcot probe fit --json`, without weights and group names."""
+        plain = {k: v for k, v in vars(self).items() if k not in ("weights", "train_groups")}
+        plain["metrics"] = _metrics(self.metrics)
+        plain["controls"] = [
+            {"name": c.name, "metrics": _metrics(c.metrics)} for c in self.controls
+        ]
+        return plain
+
+
+def _metrics(metrics: dict[str, Estimate]) -> dict[str, dict[str, float]]:
+    return {name: estimate.to_dict() for name, estimate in metrics.items()}
+
+
+def fit_probe(run: Run, label: str, site: str, seed: int = 0) -> ProbeResult:
+    """How well does a logistic probe at `site` read `label`?
+
+    Three quarters of the groups train, one quarter tests, beside two controls: the same fit on
+    labels permuted between groups, and the commonest class. Raises UserError for a site or label
+    that the run does not have, a single class, or too few groups.
+    """
+    place = parse_site(site)
+    rows = site_rows(run, place)
+    labels = read_labels(run, label, rows)
+    if not labels.known.any():
+        raise UserError(f"--label '{label}': no thought at --site {place} of {run.name} has it")
+    x = read_site(run, place, rows)[labels.known]
+    values = labels.values[labels.known]
+    groups = run.traces["group"].to_numpy(dtype=object)[rows.trace][labels.known]
+    classes = sorted(set(values), key=lambda v: (isinstance(v, str), v))
+    index = {value: i for i, value in enumerate(classes)}
+    y = np.array([index[v] for v in values], dtype=np.int64)
+    split = grouped_split(y, groups, classes, seed)
+    train, test, C = split.train, split.test, len(classes)
+
+    model = fit_logistic(x[train], y[train], groups[train], seed)
+    metrics = evaluate_predictions(y[test], class_scores(model, x[test], C), groups[test], seed)
+
+    y_null = y.copy()
+    for side, offset in ((train, 1), (test, 2)):
+        y_null[side] = permute_between_groups(y[side], groups[side], seed + offset)
+    null = fit_logistic(x[train], y_null[train], groups[train], seed)
+    shuffled = evaluate_predictions(
+        y_null[test], class_scores(null, x[test], C), groups[test], seed
+    )
+    commonest = evaluate_predictions(
+        y[test], majority_predictions(y[train], test.size, C), groups[test], seed
+    )
+    return ProbeResult(
+        site=str(place),
+        label=label,
+        label_level=labels.level,
+        estimator=ESTIMATOR,
+        classes=classes,
+        seed=seed,
+        n=int(y.size),
+        groups=len(set(groups)),
+        n_test=int(test.size),
+        groups_test=len(set(groups[test])),
+        out={
+            f"no thought {place.k}": rows.out,
+            f"no label '{label}'": int((~labels.known).sum()),
+        },
+        metrics=metrics,
+        controls=[Control("shuffled_labels", shuffled), Control("majority_class", commonest)],
+        weights=weights_of(model, C),
+        run=run.name,
+        run_hash=run.hash,
+        checkpoint_hash=run.manifest["checkpoint_hash"],
+        split_hash=split.hash,
+        train_groups=split.train_groups,
+    )
+
+
+def save_probe(result: ProbeResult, folder: Path) -> Probe:
+    """Keep a fitted probe in `folder` (see probes.artifact)."""
+    packages = ("nfcot-scope", "numpy", "scikit-learn", "scipy", "safetensors")
+    meta = result.to_dict() | {
+        "train_groups": list(result.train_groups),
+        "versions": {name: version(name) for name in packages},
+    }
+    return write_probe(folder, result.weights, meta)

@@ -1,0 +1,119 @@
+"""Splits, intervals and metrics on arrays, against closed forms and planted structure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from nfcot_model.errors import UserError
+from probes.evaluate import (
+    evaluate_predictions,
+    macro_auroc,
+    majority_predictions,
+    permute_between_groups,
+)
+from probes.intervals import cluster_bootstrap
+from probes.splits import grouped_split
+
+
+def named(groups: np.ndarray) -> np.ndarray:
+    return np.array([f"g{g}" for g in groups], dtype=object)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000), samples=st.integers(1, 5), classes=st.integers(2, 4))
+def test_split_shares_no_group_and_has_every_class_on_both_sides(
+    seed: int, samples: int, classes: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    groups = named(np.repeat(np.arange(80), samples))
+    y = np.repeat(rng.integers(classes, size=80), samples)
+    split = grouped_split(y, groups, list(range(classes)), seed)
+    train, test = set(groups[split.train]), set(groups[split.test])
+    assert not train & test
+    assert train | test == set(groups)
+    assert train == set(split.train_groups)
+    assert set(y[split.train]) == set(y[split.test]) == set(range(classes))
+    assert 0.1 < len(split.test) / len(y) < 0.4
+
+
+def test_split_is_decided_by_its_seed() -> None:
+    groups, y = named(np.arange(60)), np.arange(60) % 3
+    first, again, other = (grouped_split(y, groups, [0, 1, 2], seed) for seed in (1, 1, 2))
+    assert first.hash == again.hash != other.hash
+
+
+def test_split_refuses_a_single_class_few_groups_and_rare_classes() -> None:
+    groups = named(np.arange(40))
+    with pytest.raises(UserError, match=r"single class \('add'\)"):
+        grouped_split(np.zeros(40, dtype=int), groups, ["add"], 0)
+    with pytest.raises(UserError, match=r"5 problem groups.*at least 12"):
+        grouped_split(np.arange(40) % 2, named(np.arange(40) % 5), [0, 1], 0)
+    rare = np.zeros(40, dtype=int)
+    rare[7] = 1
+    with pytest.raises(UserError, match=r"class 'odd' of the label occurs in 1 problem group"):
+        grouped_split(rare, groups, ["even", "odd"], 0)
+
+
+def test_auroc_and_balanced_accuracy_equal_sklearns() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(4, size=200)
+    scores = rng.dirichlet(np.ones(4), size=200).round(2) + 0.3 * np.eye(4)[y]
+    expected = np.mean([roc_auc_score(y == c, scores[:, c]) for c in range(4)])
+    assert macro_auroc(y, scores) == pytest.approx(expected, abs=1e-12)
+    result = evaluate_predictions(y, scores, named(np.arange(200)), 0, draws=50)
+    assert result["balanced_accuracy"].value == pytest.approx(
+        balanced_accuracy_score(y, scores.argmax(1))
+    )
+
+
+def test_auroc_leaves_out_absent_classes_and_is_nan_without_rivals() -> None:
+    scores = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.6, 0.4, 0.0]])
+    assert macro_auroc(np.array([0, 1, 0]), scores) == 1.0
+    assert np.isnan(macro_auroc(np.array([1, 1, 1]), scores))
+
+
+def test_interval_covers_the_truth_when_samples_of_a_group_agree() -> None:
+    rng = np.random.default_rng(3)
+    groups = named(np.repeat(np.arange(40), 10))
+    covered = naive = 0
+    for seed in range(150):
+        hit = np.repeat(rng.random(40) < 0.6, 10)
+        metric = lambda rows, hit=hit: {"accuracy": float(hit[rows].mean())}  # noqa: E731
+        by_group = cluster_bootstrap(metric, groups, seed, draws=200)["accuracy"]
+        by_row = cluster_bootstrap(metric, named(np.arange(400)), seed, draws=200)["accuracy"]
+        covered += by_group.low <= 0.6 <= by_group.high
+        naive += by_row.low <= 0.6 <= by_row.high
+    assert 0.88 <= covered / 150 <= 0.99
+    assert naive / 150 < 0.7
+
+
+def test_no_mistake_in_few_groups_is_not_certainty() -> None:
+    y = np.arange(20) % 2
+    result = evaluate_predictions(y, np.eye(2)[y], named(np.arange(20)), 0, draws=20)["accuracy"]
+    assert (result.value, result.high) == (1.0, 1.0)
+    assert result.low == pytest.approx(0.025 ** (1 / 20))
+
+
+def test_permuted_labels_keep_groups_together_and_forget_the_rest() -> None:
+    rng = np.random.default_rng(0)
+    groups = named(np.repeat(np.arange(200), 3))
+    y = np.repeat(rng.integers(5, size=200), 3)
+    permuted = permute_between_groups(y, groups, 1)
+    assert all(len(set(permuted[groups == g])) == 1 for g in set(groups))
+    assert np.bincount(permuted).tolist() == np.bincount(y).tolist()
+    assert np.mean(permuted == y) < 0.35
+
+
+def test_permutation_takes_groups_of_different_sizes() -> None:
+    groups = named(np.array([0, 0, 0, 1, 2, 2]))
+    permuted = permute_between_groups(np.array([0, 0, 0, 1, 2, 2]), groups, 3)
+    assert all(len(set(permuted[groups == g])) == 1 for g in set(groups))
+
+
+def test_majority_predicts_the_commonest_class_of_training() -> None:
+    scores = majority_predictions(np.array([2, 2, 0]), 4, 3)
+    assert scores.argmax(1).tolist() == [2, 2, 2, 2]

@@ -1,0 +1,95 @@
+"""Sites and labels: the right rows, and what is there when the asked one is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_run import synthetic_run
+
+from nfcot_model.errors import UserError
+from nfcot_model.traces import Run
+from probes.labels import read_labels
+from probes.sites import Site, parse_site, read_site, site_rows
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return synthetic_run(tmp_path_factory.mktemp("runs") / "run", n=80, steps=(2, 5), activations=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "site"),
+    [
+        ("u@3", Site("u", 3)),
+        ("eps@0", Site("eps", 0)),
+        ("e@-1", Site("e", -1)),
+        ("h@2@-1", Site("h", -1, 2)),
+        ("h@-1@0", Site("h", 0, -1)),
+    ],
+)
+def test_sites_parse_and_print_the_same(text: str, site: Site) -> None:
+    assert parse_site(text) == site
+    assert str(site) == text
+
+
+@pytest.mark.parametrize("text", ["u", "u@", "v@1", "h@1", "u@1@2", "u@x", "", "u@1.5"])
+def test_other_texts_are_refused_with_the_accepted_forms(text: str) -> None:
+    with pytest.raises(UserError, match=r"--site .*expected SPACE@K .*u, e, eps, mu"):
+        parse_site(text)
+
+
+@pytest.mark.parametrize("k", [0, 3, -1, -3])
+def test_rows_are_the_asked_thought_of_each_trace(run: Run, k: int) -> None:
+    rows = site_rows(run, Site("u", k))
+    x = read_site(run, Site("u", k), rows)
+    count = 0
+    for i, trace in run.traces.iterrows():
+        own = run.trace_tensor("u", trace["trace_id"])
+        if -len(own) <= k < len(own):
+            assert rows.trace[count] == i
+            np.testing.assert_array_equal(x[count], own[k])
+            count += 1
+    assert count == len(rows.row)
+    assert rows.out == len(run.traces) - count
+    if k in (3, -3):
+        assert 0 < rows.out < len(run.traces)
+
+
+def test_hidden_states_are_read_at_their_layer(run: Run) -> None:
+    rows = site_rows(run, Site("h", 1, -1))
+    np.testing.assert_array_equal(
+        read_site(run, Site("h", 1, -1), rows), run.tensor("h")[rows.row, 1]
+    )
+
+
+@pytest.mark.parametrize("site", [Site("u", 5), Site("u", -6), Site("h", 0, 2), Site("h", 0, -3)])
+def test_a_missing_site_names_those_there_are(run: Run, site: Site) -> None:
+    with pytest.raises(UserError, match=r"existing sites: u@K.*h@0@K, h@1@K with K in 0\.\.4"):
+        site_rows(run, site)
+
+
+def test_without_activations_the_message_says_how_to_get_them(tmp_path: Path) -> None:
+    plain = synthetic_run(tmp_path / "plain", n=20)
+    with pytest.raises(UserError, match="--activations all"):
+        site_rows(plain, Site("h", 0, 0))
+
+
+def test_step_labels_belong_to_the_thought_and_problem_labels_to_the_trace(run: Run) -> None:
+    rows = site_rows(run, Site("u", 2))
+    offsets = read_labels(run, "offset", rows)
+    assert offsets.level == "step"
+    assert offsets.known.all()
+    texts = run.thoughts["text"].to_numpy()[rows.row]
+    assert [f"+{v})" in t for v, t in zip(offsets.values, texts, strict=True)] == [True] * len(
+        texts
+    )
+    steps = read_labels(run, "steps", rows)
+    assert steps.level == "problem"
+    assert steps.values.tolist() == run.traces["K"].to_numpy()[rows.trace].tolist()
+
+
+def test_a_missing_label_names_those_there_are(run: Run) -> None:
+    with pytest.raises(UserError, match=r"existing labels: step: coefficient, offset.*problem:"):
+        read_labels(run, "colour", site_rows(run, Site("u", 0)))
