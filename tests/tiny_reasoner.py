@@ -22,7 +22,10 @@ BACKBONE = {
 
 
 def tiny_reasoner(seed: int = 0, **config: object) -> NFCoTReasoner:
-    """Two layers of 16, D = 4, at most 5 thoughts of one step each unless `config` says else."""
+    """Two layers of 16, D = 4, at most 5 thoughts of one step each unless `config` says else.
+
+    What starts at zero (flow, head) is moved away from it, so that nothing is trivially right.
+    """
     texts = [p.prompt + "".join(p.steps) for p in make_world("digits", "train", 0, 50)]
     tokenizer = train_tokenizer(texts, vocab_size=320)
     settings: dict[str, object] = {
@@ -35,6 +38,9 @@ def tiny_reasoner(seed: int = 0, **config: object) -> NFCoTReasoner:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_over(BACKBONE, tokenizer, **{**settings, **config})
+        for name, parameter in model.named_parameters():
+            if not name.startswith("backbone"):
+                parameter.data.add_(0.1 * torch.randn_like(parameter))
     return NFCoTReasoner(model, tokenizer, content_hash(["tiny", seed, sorted(config)]))
 
 
