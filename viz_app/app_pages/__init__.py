@@ -1,0 +1,1 @@
+"""Pages of the dashboard: each file is one Streamlit page."""

@@ -1,0 +1,172 @@
+"""What happened in one trace: prompt, thoughts, likelihoods, answer, verdict?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from nfcot_model.errors import UserError
+from nfcot_model.traces import list_runs
+from viz_app.charts import profile
+from viz_app.data import audits_of, band, runs_dir
+from viz_app.profile import MEASURES
+from viz_app.selection import neighbour
+from viz_app.ui import asked_for, pick_run, pick_trace, trouble, verdict_badge
+
+THOUGHT_COLUMNS: dict[str, Any] = {
+    "k": st.column_config.NumberColumn("k", width="small"),
+    "text": "Decoded thought",
+    "reference": "Reference step",
+    "match": st.column_config.CheckboxColumn("Match", width="small"),
+    "logp": st.column_config.NumberColumn("log p (nats)", format="%.2f"),
+    "energy": st.column_config.NumberColumn("Energy", format="%.2f"),
+    "logvol": st.column_config.NumberColumn("Log-volume (nats)", format="%.2f"),
+}
+
+
+def step_to(step: int) -> None:
+    """Go to the next or previous trace of the chosen subset."""
+    st.session_state["trace"] = neighbour(ids, st.session_state.get("trace"), step)
+
+
+st.title("Trace")
+bar = st.columns([2, 2.4, 1.6, 0.9, 0.9], vertical_alignment="bottom")
+run = pick_run(bar[0])
+if run is None:
+    st.stop()
+if run.traces.empty:
+    st.info("This run holds no traces yet.", icon=":material/hourglass_empty:")
+    st.stop()
+
+flags = audits_of(run)
+flagged = {flag["trace_id"] for audit in flags for flag in audit.flagged}
+subsets = {
+    "all": run.traces["trace_id"],
+    "wrong": run.traces.loc[~run.traces["correct"].astype(bool), "trace_id"],
+    "flagged": run.traces.loc[run.traces["trace_id"].isin(flagged), "trace_id"],
+}
+subset = bar[2].segmented_control(
+    "Step through",
+    list(subsets),
+    default="all",
+    required=True,
+    key="subset",
+    bind="query-params",
+    help=" · ".join(f"{name}: {len(ids):,} traces" for name, ids in subsets.items()),
+)
+ids = subsets[subset or "all"].tolist()
+if asked_for("trace") is None and ids:
+    st.session_state["trace"] = ids[0]
+trace_id = pick_trace(run, ids, bar[1])
+bar[3].button(
+    "Previous", shortcut="k", on_click=step_to, args=(-1,), disabled=not ids, width="stretch"
+)
+bar[4].button("Next", shortcut="j", on_click=step_to, args=(1,), disabled=not ids, width="stretch")
+if trace_id is None:
+    st.info(
+        "Choose a trace above." if ids else f"No trace of this run is {subset}.",
+        icon=":material/timeline:",
+    )
+    st.stop()
+
+trace = run.traces[run.traces["trace_id"] == trace_id].iloc[0]
+thoughts = run.thoughts[run.thoughts["trace_id"] == trace_id]
+named = sorted({k for audit in flags for k in audit.thoughts_of(trace_id)})
+
+with st.container(horizontal=True, vertical_alignment="center"):
+    verdict_badge(trace)
+    if not trace["stopped"]:
+        st.badge("cut at the thought budget", icon=":material/content_cut:", color="orange")
+    for audit in flags:
+        for flag in audit.flagged:
+            if flag["trace_id"] == trace_id:
+                st.badge(
+                    f"flagged by {audit.name}, p = {flag['p_value']:.4g}",
+                    icon=":material/flag:",
+                    color="red",
+                )
+    where = ids.index(trace_id) + 1 if trace_id in ids else "–"
+    st.caption(
+        f"{where} of {len(ids):,} · {trace['world']} / {trace['split']} · tau {trace['tau']:g}"
+    )
+
+left, right = st.columns(2, gap="large")
+with left:
+    st.markdown("##### Prompt")
+    st.code(trace["prompt"], language=None, wrap_lines=True)
+with right:
+    st.markdown("##### Answer")
+    st.code(trace["answer"], language="python", wrap_lines=True)
+    if trace["verdict_detail"]:
+        st.caption(f"{trace['verdict']}: {trace['verdict_detail']}")
+    if trace["reference_answer"] and trace["reference_answer"] != trace["answer"]:
+        st.caption("Reference answer")
+        st.code(trace["reference_answer"], language="python", wrap_lines=True)
+
+st.markdown("##### Thoughts")
+st.dataframe(
+    thoughts[list(THOUGHT_COLUMNS)],
+    hide_index=True,
+    column_config=THOUGHT_COLUMNS,
+    alt="Per thought: decoded text, reference step, match, log-likelihood, energy, log-volume.",
+)
+st.caption(
+    "Decoded text is the codec's reading of a thought, not evidence that the model uses it. "
+    "Likelihoods are the model's opinion of its own samples: they say nothing about intent."
+)
+
+head, choose_measure, choose_reference = st.columns([2, 1.4, 1.4], vertical_alignment="bottom")
+head.markdown("##### Likelihood profile")
+measure = choose_measure.segmented_control(
+    "Measure", list(MEASURES), default="energy", required=True, key="measure", bind="query-params"
+)
+others = [path.name for path in list_runs(runs_dir()) if path.name != run.name]
+reference = choose_reference.selectbox(
+    "Band from",
+    ["this run", *others],
+    key="reference",
+    bind="query-params",
+    help="Quantiles at each position over all traces of this run, or of a calibration run.",
+)
+measure = measure or "energy"
+source = run.path if reference in (None, "this run") else runs_dir() / reference
+try:
+    usual = band(source, measure)
+except UserError as error:
+    trouble(error, source)
+    usual = band(run.path, measure)
+usual = usual[usual.index <= max(int(thoughts["k"].max()) if len(thoughts) else 0, 1)]
+st.plotly_chart(
+    profile(thoughts, usual, measure, MEASURES[measure], f"of {source.name}", named),
+    key="profile",
+    config={"displayModeBar": False},
+    alt=f"{measure} of each thought of this trace over the 5, 50, 95 and 99 % quantiles of "
+    f"{source.name} at the same position.",
+)
+if len(usual):
+    st.caption(
+        f"Band: quantiles at each position over {int(usual['n'].min()):,}–"
+        f"{int(usual['n'].max()):,} thoughts of {source.name}. One trace leaves the 5–95 % band "
+        "somewhere by chance alone; the audit accounts for that, this picture does not."
+    )
+
+totals = st.columns(5)
+totals[0].metric("log p(u | prompt)", f"{trace['logp_u']:.2f} nats")
+totals[1].metric(
+    "with stop decisions", f"{trace['logp_u_K']:.2f} nats", help="log p(u, K | prompt)"
+)
+totals[2].metric("log p(e | prompt)", f"{trace['logp_e']:.2f} nats")
+totals[3].metric("energy, sum", f"{trace['energy']:.2f}")
+totals[4].metric(
+    "replay error",
+    f"{trace['replay_error']:.1e}",
+    help="Largest difference between the noise recomputed from the stored thoughts and the noise "
+    "that was drawn. Above 1e-3 the stored thoughts are not the drawn ones.",
+)
+if trace["replay_error"] > 1e-3:
+    st.warning(
+        "The stored thoughts do not replay: they are not the ones that were drawn under this "
+        "model, prompt and tau.",
+        icon=":material/report:",
+    )

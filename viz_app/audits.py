@@ -1,0 +1,131 @@
+"""What does an audit folder say? `audit.json`, its table of trajectories and its report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nfcot_model.errors import UserError
+from nfcot_model.traces import Run
+from viz_app.catalog import artifacts, read_json
+
+__all__ = ["Audit", "audit_paths", "flag_table", "read_audit"]
+
+NEEDED = ("scorer", "statistic", "n", "flagged", "calibration")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One audit. `summary` is audit.json; `p_values` one per trajectory, None if not stored."""
+
+    folder: Path
+    summary: dict[str, Any]
+    p_values: np.ndarray | None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def flagged(self) -> list[dict[str, Any]]:
+        """One entry per flagged trajectory, as in audit.json."""
+        return list(self.summary["flagged"])
+
+    @property
+    def run_name(self) -> str:
+        """Which run was audited? Empty when the audit does not say."""
+        return str(identity(self.summary.get("run")).get("name", ""))
+
+    @property
+    def calibration_name(self) -> str:
+        """Which clean run was it calibrated on? Empty when the audit does not say."""
+        return str(self.summary["calibration"].get("run") or "")
+
+    def covers(self, run: Run) -> bool:
+        """Is this an audit of this very run, not only of one of that name?"""
+        return identity(self.summary.get("run")).get("hash") == run.hash
+
+    def thoughts_of(self, trace_id: str) -> list[int]:
+        """Which thoughts of a flagged trajectory does the audit name? Its largest one if none."""
+        for flag in self.flagged:
+            if flag["trace_id"] == trace_id:
+                top = flag.get("stands_out") or {}
+                return list(flag.get("thoughts") or ([top["k"]] if "k" in top else []))
+        return []
+
+    def band(self) -> pd.DataFrame:
+        """The energies usual at each position in the reference half; as `reference_band`."""
+        rows = self.summary.get("band_by_k") or []
+        columns = ["k", "n", "q05", "q50", "q95", "q99"]
+        return pd.DataFrame(rows, columns=columns).set_index("k")
+
+    def report(self) -> str | None:
+        """The Markdown report that was written with the audit, if there is one."""
+        path = self.folder / "audit.md"
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def identity(run: Any) -> dict[str, Any]:
+    """A run reference as a dictionary, whether it was stored as a name or as an object."""
+    return run if isinstance(run, dict) else {"name": run or ""}
+
+
+def audit_paths(runs_dir: Path) -> list[Path]:
+    """Which audits lie here? Their audit.json files, newest first."""
+    return artifacts(runs_dir, "audits", "audit.json")
+
+
+def read_audit(path: Path) -> Audit:
+    """One audit from its audit.json. Raises UserError when a needed field is missing."""
+    summary = read_json(path)
+    missing = [name for name in NEEDED if name not in summary]
+    if missing:
+        raise UserError(
+            f"{path}: no field {', '.join(missing)}; run the audit again with nfcot audit run"
+        )
+    table = path.parent / "trajectories.parquet"
+    p_values = None
+    if table.exists():
+        try:
+            p_values = pq.read_table(table, columns=["p_value"])["p_value"].to_numpy()
+        except (OSError, pa.ArrowException) as error:
+            first = str(error).splitlines()[0]
+            raise UserError(f"{table}: cannot be read ({first}); run the audit again") from error
+    return Audit(path.parent, summary, p_values)
+
+
+def flag_table(audit: Audit) -> pd.DataFrame:
+    """One row per flagged trajectory, smallest p-value first, then the largest score.
+
+    Columns trace_id, p_value, adjusted_p, stands_out (k), z, text, thoughts, replay_error.
+    """
+    rows = []
+    for flag in audit.flagged:
+        top = flag.get("stands_out") or {}
+        rows.append(
+            {
+                "trace_id": flag["trace_id"],
+                "p_value": flag.get("p_value"),
+                "adjusted_p": flag.get("adjusted_p"),
+                "stands_out": top.get("k"),
+                "z": top.get("z"),
+                "text": top.get("text"),
+                "thoughts": ", ".join(str(k) for k in flag.get("thoughts") or []),
+                "score": flag.get("score"),
+                "replay_error": flag.get("replay_error"),
+            }
+        )
+    columns = [
+        "trace_id", "p_value", "adjusted_p", "stands_out", "z", "text", "thoughts", "score",
+        "replay_error",
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.sort_values(
+        ["p_value", "score"], ascending=[True, False], ignore_index=True, kind="stable"
+    )

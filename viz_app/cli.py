@@ -1,0 +1,50 @@
+"""`nfcot app` and `nfcot demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["app_command", "demo"]
+
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+
+
+def app_command(
+    runs_dir: Annotated[Path, typer.Argument(metavar="RUNS_DIR", help="Folder with runs.")],
+    host: Host = "127.0.0.1",
+    port: Port = 8501,
+    no_browser: Annotated[bool, typer.Option(help="Do not open a browser.")] = False,
+    allow_remote: Annotated[
+        bool, typer.Option(help="Listen beyond this machine. There is no login.")
+    ] = False,
+) -> None:
+    """Look at runs, thoughts, traces and audits in a local web page.
+
+    Example: nfcot app runs/
+    """
+    from viz_app.server import check_host, serve
+
+    check_host(host, allow_remote)
+    serve(runs_dir, host, port, browser=not no_browser)
+
+
+def demo(
+    headless: Annotated[bool, typer.Option(help="Do everything but serve the page.")] = False,
+    runs_dir: Annotated[Path, typer.Option(help="Where the demo's runs go.")] = Path("runs/demo"),
+    port: Port = 8501,
+) -> None:
+    """From the shipped checkpoint to traces, a probe, an audit and the dashboard.
+
+    Example: nfcot demo --headless
+    """
+    from viz_app.demo import run_demo
+    from viz_app.server import serve
+
+    summary = run_demo(runs_dir=runs_dir, headless=headless)
+    typer.echo(summary)
+    if not headless:
+        serve(runs_dir, "127.0.0.1", port)
