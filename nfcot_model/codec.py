@@ -43,7 +43,7 @@ class ThoughtCodec(nn.Module):
 
     def posterior(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance [N, slots, D] of the latents of each text chunk."""
-        n, length = ids.shape
+        n = len(ids)
         lengths = (ids >= 0).sum(-1)
         slots = self.config.slots
         embedded = self.embed(ids.clamp(min=0))
@@ -107,6 +107,4 @@ class ThoughtCodec(nn.Module):
             if bool(finished.all()):
                 break
             ids = torch.cat([ids, token.masked_fill(finished, self.eos)[:, None]], dim=1)
-        return [
-            row[: row.index(self.eos)] if self.eos in row else row for row in ids.tolist()
-        ]
+        return [row[: row.index(self.eos)] if self.eos in row else row for row in ids.tolist()]

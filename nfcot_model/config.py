@@ -50,7 +50,8 @@ class NFCoTConfig(PretrainedConfig):
 
     `backbone` is the config of any Hugging Face causal LM, as a dict with its `model_type`.
     `D` is the width of a thought, `max_thoughts` the budget at which thinking is cut,
-    `log_sigma_bound` the bound of the head's log-scale.
+    `log_sigma_bound` the bound of the head's log-scale. `reasoner` is "nfcot", or "text" and
+    "direct" for the controls that were trained without thoughts.
     """
 
     model_type = "nfcot"
@@ -65,6 +66,7 @@ class NFCoTConfig(PretrainedConfig):
         max_answer_tokens: int = 40,
         log_sigma_bound: float = 4.0,
         token_ids: dict[str, int] | None = None,
+        reasoner: str = "nfcot",
         format_version: int = FORMAT_VERSION,
         **kwargs: Any,
     ) -> None:
@@ -76,6 +78,7 @@ class NFCoTConfig(PretrainedConfig):
         self.max_answer_tokens = max_answer_tokens
         self.log_sigma_bound = log_sigma_bound
         self.token_ids = token_ids or {}
+        self.reasoner = reasoner
         self.format_version = format_version
         kwargs.setdefault("tie_word_embeddings", bool(self.backbone.get("tie_word_embeddings")))
         super().__init__(**kwargs)

@@ -46,6 +46,7 @@ class FlowBlock(nn.Module):
         return y, -(log_scale * keep).sum((1, 2))
 
     def inverse(self, y: Tensor, mask: Tensor) -> Tensor:
+        """Undo `forward`, place by place: `x_k = y_k * exp(a(x_<k)) + m(x_<k)`."""
         x = torch.zeros_like(y)
         keep = mask[..., None].to(y.dtype)
         for k in range(y.shape[1]):
@@ -80,8 +81,9 @@ class ShallowFlow(nn.Module):
     def inverse(self, u: Tensor, mask: Tensor) -> Tensor:
         """`e = F⁻¹(u)` [B, K, D]. With `order="causal"`, `e_k` depends on `u_≤k` only."""
         x = u * mask[..., None].to(u.dtype)
-        for index in reversed(range(len(self.blocks))):
-            y = self.blocks[index].inverse(self._ordered(x, mask, index), mask)
+        for index, block in reversed(list(enumerate(self.blocks))):
+            assert isinstance(block, FlowBlock)
+            y = block.inverse(self._ordered(x, mask, index), mask)
             x = self._ordered(y, mask, index)
         return x
 

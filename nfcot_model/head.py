@@ -31,6 +31,6 @@ class NFHead(nn.Module):
 
 
 def gaussian_logp(eps: Tensor, log_sigma: Tensor) -> Tensor:
-    """`log N(u; mu, sigma²)` per thought in nats, from `eps = (u - mu) / sigma`; [..., D] → [...]."""
+    """`log N(u; mu, sigma²)` per thought in nats, for `eps` [..., D]."""
     D = eps.shape[-1]
     return -0.5 * eps.square().sum(-1) - log_sigma.sum(-1) - 0.5 * D * math.log(2 * math.pi)

@@ -72,8 +72,8 @@ class NFCoTModel(PreTrainedModel):
         self.flow = ShallowFlow(config.D, config.flow_config, config.max_thoughts)
         self.projection = nn.Linear(config.D, text.hidden_size)
         # Thoughts enter at the scale of this backbone's token embeddings.
-        embeddings = backbone.get_input_embeddings().weight
-        scale = float(embeddings.detach().float().std()) if not embeddings.is_meta else 0.02
+        embeddings = next(backbone.get_input_embeddings().parameters()).detach()
+        scale = 0.02 if embeddings.is_meta else float(embeddings.float().std())
         nn.init.normal_(self.projection.weight, std=scale / math.sqrt(config.D))
         nn.init.zeros_(self.projection.bias)
         self.nf_head = NFHead(text.hidden_size, config.D, config.log_sigma_bound)
@@ -193,17 +193,20 @@ def model_over(
     `backbone` is a model, the config of one as a dict (random weights), or a local folder. The
     tokenizer is given the special tokens it lacks and the backbone's embeddings are resized.
     """
+    model: PreTrainedModel
     if isinstance(backbone, Path):
         backbone = AutoModelForCausalLM.from_pretrained(backbone, local_files_only=True)
     ids = asdict(add_special_tokens(tokenizer))
     if isinstance(backbone, dict):
-        backbone = AutoModelForCausalLM.from_config(
+        model = AutoModelForCausalLM.from_config(
             AutoConfig.for_model(**{**backbone, "vocab_size": len(tokenizer)})
         )
-    elif len(tokenizer) > backbone.config.get_text_config().vocab_size:
-        backbone.resize_token_embeddings(len(tokenizer))
-    settings = NFCoTConfig(backbone=backbone.config.to_dict(), token_ids=ids, **config)
-    return NFCoTModel(settings, backbone)
+    else:
+        model = backbone
+        if len(tokenizer) > model.config.get_text_config().vocab_size:
+            model.resize_token_embeddings(len(tokenizer))
+    settings = NFCoTConfig(backbone=model.config.to_dict(), token_ids=ids, **config)
+    return NFCoTModel(settings, model)
 
 
 AutoConfig.register("nfcot", NFCoTConfig)

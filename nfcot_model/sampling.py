@@ -85,7 +85,9 @@ def think(model: NFCoTModel, layout: Layout, noise: Tensor) -> Thoughts:
                 break
     mask = torch.stack([a for *_, a in drawn], dim=1)
     keep = mask[..., None]
-    u, mu, log_sigma = (torch.stack(list(t), dim=1) * keep for t in list(zip(*drawn, strict=True))[:3])
+    u, mu, log_sigma = (
+        torch.stack(list(t), dim=1) * keep for t in list(zip(*drawn, strict=True))[:3]
+    )
     return Thoughts(u, noise[:, : len(drawn)] * keep, mu, log_sigma, mask, stopped)
 
 
@@ -96,17 +98,18 @@ def answer(
     u: Tensor,
     temperature: float = 0.0,
     seeds: Sequence[int] | None = None,
+    max_tokens: int | None = None,
 ) -> list[list[int]]:
     """Which answer (token ids) follows these prompts and thoughts?
 
-    `layout` holds `[prompt] <think> u </think>`, padded left. `temperature=0` is greedy;
-    otherwise row i draws from `seeds[i]`.
+    `layout` holds `[prompt] <think> u </think>`, padded left (an explicit reasoner goes on from
+    `[prompt] <think>`). `temperature=0` is greedy; otherwise row i draws from `seeds[i]`.
     """
     stream = _Stream(model, layout, u)
     alive = torch.ones(len(u), dtype=torch.bool, device=u.device)
     written: list[list[int]] = [[] for _ in range(len(u))]
     draws = [np.random.Generator(np.random.Philox(s)) for s in seeds or ()]
-    for _ in range(model.config.max_answer_tokens):
+    for _ in range(max_tokens or model.config.max_answer_tokens):
         logits = model.lm_logits(stream.state)
         token = logits.argmax(-1) if temperature == 0 else _draw(logits / temperature, draws)
         alive = alive & (token != model.ids.eos)

@@ -69,5 +69,6 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> TokenIds:
 
 def token_ids(tokenizer: PreTrainedTokenizerBase) -> TokenIds:
     """Which ids frame thoughts and answers in this tokenizer?"""
-    think, thought, end_think = tokenizer.convert_tokens_to_ids([THINK, THOUGHT, END_THINK])
+    vocabulary = tokenizer.get_vocab()
+    think, thought, end_think = (vocabulary[t] for t in (THINK, THOUGHT, END_THINK))
     return TokenIds(tokenizer.pad_token_id, tokenizer.eos_token_id, think, thought, end_think)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -28,16 +29,21 @@ def checkpoint_hash(folder: Path) -> str:
 
 
 def load_reasoner(
-    path: Path | str, dtype: str = "float32", device: str = "cpu"
+    path: Path | str,
+    dtype: str = "float32",
+    device: str = "cpu",
+    kinds: Sequence[str] = ("nfcot",),
 ) -> NFCoTReasoner:
     """The reasoner in a checkpoint folder, ready to think.
 
-    Raises UserError when the folder is missing, not ours, of another format version or damaged.
+    `kinds` are the acceptable ways of reasoning; the controls "text" and "direct" have no
+    thoughts. Raises UserError when the folder is missing, not ours, of another kind or format
+    version, or damaged.
     """
     folder = Path(path)
     if dtype not in DTYPES:
         raise UserError(f"dtype '{dtype}': choose one of {', '.join(DTYPES)}")
-    _check_folder(folder)
+    _check_folder(folder, kinds)
     transformers_logging.disable_progress_bar()
     try:
         model = NFCoTModel.from_pretrained(folder, dtype=DTYPES[dtype], local_files_only=True)
@@ -45,16 +51,19 @@ def load_reasoner(
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder}: damaged checkpoint ({reason}); copy it again") from error
-    return NFCoTReasoner(model.to(device), tokenizer, checkpoint_hash(folder))
+    torch.nn.Module.to(model, device)
+    return NFCoTReasoner(model, tokenizer, checkpoint_hash(folder))
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, kinds: Sequence[str]) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such model folder; give a folder made by `nfcot train`")
     try:
         config = json.loads((folder / "config.json").read_text())
     except FileNotFoundError:
-        raise UserError(f"{folder}: has no config.json; give a folder made by `nfcot train`") from None
+        raise UserError(
+            f"{folder}: has no config.json; give a folder made by `nfcot train`"
+        ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}/config.json: unreadable ({error}); copy it again") from None
     kind = config.get("model_type")
@@ -68,6 +77,11 @@ def _check_folder(folder: Path) -> None:
         raise UserError(
             f"{folder}: checkpoint format {version}, this version reads {FORMAT_VERSION};"
             " install the matching nfcot-scope or train again"
+        )
+    if config.get("reasoner", "nfcot") not in kinds:
+        raise UserError(
+            f"{folder}: a '{config['reasoner']}' control, which has no thoughts; expected"
+            f" {' or '.join(kinds)}"
         )
     if not (folder / "model.safetensors").exists():
         raise UserError(f"{folder}: model.safetensors is missing; copy the folder again")

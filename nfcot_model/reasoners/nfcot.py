@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -111,7 +112,9 @@ class NFCoTReasoner:
     @torch.no_grad()
     def latents(self, steps: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
         """The codec's latents `e` [B, K, D] of reasoning texts, and their mask [B, K]."""
-        chunks = [s for row in steps for s in row] if self.variable_k else ["\n".join(r) for r in steps]
+        chunks = (
+            [s for row in steps for s in row] if self.variable_k else ["\n".join(r) for r in steps]
+        )
         ids = self.tokenizer(chunks, add_special_tokens=False)["input_ids"]
         e = self.model.codec.encode(self._device(pad_chunks(ids))).cpu()
         counts = [len(r) if self.variable_k else 1 for r in steps]
@@ -142,5 +145,5 @@ Batch = TypeVar("Batch", Thoughts, Scores)
 
 
 def _on_cpu(batch: Batch) -> Batch:
-    values = (getattr(batch, field) for field in type(batch).__dataclass_fields__)
-    return type(batch)(*(None if v is None else v.cpu() for v in values))
+    values = {name: getattr(batch, name) for name in type(batch).__dataclass_fields__}
+    return replace(batch, **{n: v.cpu() for n, v in values.items() if v is not None})

@@ -18,7 +18,9 @@ __all__ = ["codec_batch", "joint_batch"]
 
 def codec_batch(reasoner: NFCoTReasoner, problems: Sequence[Problem]) -> Tensor:
     """The reasoning texts of the problems, as the codec reads them [N, L]."""
-    steps = [s for p in problems for s in (p.steps if reasoner.variable_k else ["\n".join(p.steps)])]
+    steps = [
+        s for p in problems for s in (p.steps if reasoner.variable_k else ["\n".join(p.steps)])
+    ]
     ids = reasoner.tokenizer(steps, add_special_tokens=False)["input_ids"]
     limit = reasoner.model.config.codec["max_text_tokens"]
     longest = max(range(len(ids)), key=lambda i: len(ids[i]))
@@ -49,5 +51,7 @@ def joint_batch(
     K = mask.sum(-1).tolist()
     budget = reasoner.model.config.max_thoughts
     if max(K) > budget:
-        raise UserError(f"a problem needs {max(K)} thoughts, model.max_thoughts is {budget}; raise it")
+        raise UserError(
+            f"a problem needs {max(K)} thoughts, model.max_thoughts is {budget}; raise it"
+        )
     return lay_out(prompts, K, ids, answers=answers), torch.as_tensor(e)

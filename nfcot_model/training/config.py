@@ -79,7 +79,15 @@ class TrainConfig(_Section):
     mixed_precision: Literal["no", "bf16"] = "no"
 
 
-def load_config(preset: str | None, path: Path | None, **overrides: Any) -> TrainConfig:
+def load_config(
+    preset: str | None,
+    path: Path | None,
+    *,
+    reasoner: str | None = None,
+    backbone: Path | None = None,
+    problems: Path | None = None,
+    seed: int | None = None,
+) -> TrainConfig:
     """The training of a preset (`demo`, `tiny`) or of a YAML file, with overrides on top.
 
     Raises UserError naming the file and the field.
@@ -97,7 +105,16 @@ def load_config(preset: str | None, path: Path | None, **overrides: Any) -> Trai
     except yaml.YAMLError as error:
         raise UserError(f"{source}: not valid YAML ({str(error).splitlines()[0]})") from None
     try:
-        return TrainConfig.model_validate({**(data or {}), **overrides})
+        data = dict(data or {})
+        if reasoner is not None:
+            data["reasoner"] = reasoner
+        if seed is not None:
+            data["seed"] = seed
+        if backbone is not None:
+            data["model"] = {**data.get("model", {}), "backbone": str(backbone)}
+        if problems is not None:
+            data["data"] = {**data.get("data", {}), "problems": str(problems)}
+        return TrainConfig.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

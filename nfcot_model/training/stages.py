@@ -39,7 +39,9 @@ def fresh_reasoner(config: TrainConfig) -> NFCoTReasoner:
     if isinstance(model.backbone, str):
         backbone = Path(model.backbone)
         if not (backbone / "config.json").exists():
-            raise UserError(f"{backbone}: no Hugging Face model folder; expected a config.json in it")
+            raise UserError(
+                f"{backbone}: no Hugging Face model folder; expected a config.json in it"
+            )
         tokenizer = AutoTokenizer.from_pretrained(backbone, local_files_only=True)
     else:
         backbone = model.backbone
@@ -52,6 +54,7 @@ def fresh_reasoner(config: TrainConfig) -> NFCoTReasoner:
         flow=model.flow,
         max_thoughts=model.max_thoughts,
         max_answer_tokens=model.max_answer_tokens,
+        reasoner=config.reasoner,
     )
     return NFCoTReasoner(fresh, tokenizer)
 
@@ -93,7 +96,9 @@ def _claim(out: Path, config: TrainConfig) -> None:
     path, text = out / "train.json", config.model_dump(mode="json")
     if path.exists():
         if TrainConfig.model_validate_json(path.read_text()) != config:
-            raise UserError(f"{out}: holds another training (train.json differs); choose another -o")
+            raise UserError(
+                f"{out}: holds another training (train.json differs); choose another -o"
+            )
         return
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: not empty and not a training folder; choose another -o")
@@ -104,11 +109,20 @@ def _claim(out: Path, config: TrainConfig) -> None:
 def _before(config: TrainConfig, name: str, out: Path) -> NFCoTReasoner:
     earlier = [s for s in STAGES[: STAGES.index(name)] if getattr(config, s).steps > 0]
     if config.reasoner != "nfcot" or not earlier:
-        return fresh_reasoner(config)
+        return _initial(config, out / "initial")
     folder = out / earlier[-1] / "model"
     if not folder.exists():
-        raise UserError(f"stage '{name}' starts from '{earlier[-1]}': run `nfcot train {earlier[-1]}` first")
+        raise UserError(
+            f"stage '{name}' starts from '{earlier[-1]}': run `nfcot train {earlier[-1]}` first"
+        )
     return load_reasoner(folder)
+
+
+def _initial(config: TrainConfig, folder: Path) -> NFCoTReasoner:
+    """The untrained reasoner, kept on disk: a resumed run must start from the same tokenizer."""
+    if not (folder / "tokenizer.json").exists():
+        fresh_reasoner(config).save(folder)
+    return load_reasoner(folder, kinds=(config.reasoner,))
 
 
 def _train_codec(
@@ -168,7 +182,9 @@ def _train_streams(
     def losses(module: nn.Module, problems: list[Problem], noise: float) -> Losses:
         layout, e = joint_batch(reasoner, problems, config.reasoner)
         tensors = vars(layout.to(accelerator.device))
-        out = module(**tensors, e=None if e is None else e.to(accelerator.device), target_noise=noise)
+        out = module(
+            **tensors, e=None if e is None else e.to(accelerator.device), target_noise=noise
+        )
         return dict(out.items())
 
     def loss_of(module: nn.Module, step: int, part: int) -> Losses:

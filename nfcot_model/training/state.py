@@ -48,7 +48,9 @@ def load_state(
         progress = json.loads((folder / "state.json").read_text())
         tensors = load_file(folder / progress["tensors"])
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: damaged training state ({error}); remove it to start again") from None
+        raise UserError(
+            f"{folder}: damaged training state ({error}); remove it to start again"
+        ) from None
     module.load_state_dict(_under(tensors, "model."))
     for number, optimizer in enumerate(optimizers):
         state: dict[int, dict[str, Tensor]] = {}

@@ -33,9 +33,7 @@ def _bucket(world: str, keys: list[str]) -> int:
     return hashlib.sha256(" ".join([world, *keys]).encode()).digest()[0] % 20
 
 
-def make_problem(
-    world: str, split: str, rng: random.Random, steps: int, first: int = 1
-) -> Problem:
+def make_problem(world: str, split: str, rng: random.Random, steps: int, first: int = 1) -> Problem:
     """One random problem of `steps` steps, its pipeline owned by `split`.
 
     `first` numbers the first operation; training varies it so that the numbers of longer

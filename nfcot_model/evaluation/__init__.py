@@ -1,0 +1,1 @@
+"""Held-out figures of a model: pass rates, decoding, likelihood, and controls."""

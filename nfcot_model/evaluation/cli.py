@@ -1,0 +1,101 @@
+"""`nfcot eval`: held-out pass rates, decoding, likelihood and controls of a model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="checkpoint folder")],
+    problems: Annotated[
+        Path | None, typer.Argument(help="JSONL problems; without it fresh ones of the worlds")
+    ] = None,
+    worlds: Annotated[
+        str, typer.Option(help="built-in worlds, comma-separated")
+    ] = "digits,shuffle",
+    steps: Annotated[str, typer.Option(help="numbers or ranges of steps")] = "2,4,6,8,10-12",
+    split: Annotated[str, typer.Option(help="split of the worlds to draw from")] = "test",
+    tau: Annotated[str, typer.Option(help="thought temperatures")] = "0,0.7,0.9,1.0",
+    n: Annotated[int, typer.Option("-n", help="problems per cell")] = 1000,
+    samples: Annotated[int, typer.Option(help="samples per problem, for pass@k")] = 1,
+    seed: Annotated[int, typer.Option(help="seed of problems and thoughts")] = 0,
+    control: Annotated[
+        list[Path] | None, typer.Option(help="folder of a text or direct control; repeatable")
+    ] = None,
+    swaps: Annotated[bool, typer.Option(help="also zero, shuffle and donate thoughts")] = True,
+    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
+) -> None:
+    """Measure a model on held-out problems, with Wilson intervals and controls.
+
+    Example: nfcot eval demo --seed 7 -n 1000 --control controls/text --json
+    """
+    from rich.table import Table
+
+    from nfcot_model.checkpoints import demo_path
+    from nfcot_model.errors import UserError
+    from nfcot_model.evaluation.cells import Cell
+    from nfcot_model.evaluation.suite import SWAP_STEPS, problem_cells
+    from nfcot_model.evaluation.suite import evaluate as run
+    from nfcot_model.evaluation.swaps import SwapFigures
+    from nfcot_model.terminal import console, emit_json
+    from nfcot_model.worlds import make_world, read_problems
+
+    try:
+        taus = [float(text) for text in tau.split(",")]
+    except ValueError:
+        raise UserError(f"--tau {tau}: expected numbers such as 0,0.7,1.0") from None
+    if min(taus) < 0:
+        raise UserError(f"--tau {tau}: a temperature is 0 (the mode) or more")
+    if samples < 1:
+        raise UserError(f"--samples {samples}: expected at least 1")
+    if problems is not None:
+        given = read_problems(problems)
+        cells = [("given", given)]
+        swapped = [given] if swaps else []
+    else:
+        names = worlds.split(",")
+        cells = list(problem_cells(names, steps.split(","), split, seed, n))
+        swapped = [make_world(w, split, seed + 1, n, SWAP_STEPS) for w in names] if swaps else []
+
+    def show(figures: Cell | SwapFigures) -> None:
+        console.print(_line(figures))
+
+    result = run(
+        demo_path() if str(model) == "demo" else model,
+        cells,
+        taus=taus,
+        samples=samples,
+        seed=seed,
+        controls=control or [],
+        swaps=swapped,
+        device=device,
+        report=show,
+    )
+    if as_json:
+        emit_json(result.to_dict())
+        return
+    table = Table(
+        "world", "steps", "reasoner", "tau", "pass@1", "95 %", "decoded", "nats/dim", "places"
+    )
+    for c in result.cells:
+        table.add_row(
+            c.world, c.steps, c.reasoner, "–" if c.tau is None else f"{c.tau:g}",
+            f"{c.pass_at_1:.3f}", f"{c.low:.3f}–{c.high:.3f}", _number(c.decode_exact),
+            _number(c.nll_per_dim), f"{c.positions:.1f}",
+        )  # fmt: skip
+    console.print(table)
+    for figures in result.controls:
+        console.print(_line(figures))
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _line(figures: object) -> str:
+    shown = vars(figures).items()
+    return "  ".join(
+        f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in shown if v is not None
+    )
