@@ -150,36 +150,31 @@ def _flagged(
     run: Run, trajectories: pd.DataFrame, thoughts: pd.DataFrame, alpha: float
 ) -> list[dict[str, Any]]:
     """One entry per flag, the strangest first; `thoughts` lists those that stand out by maxT."""
-    texts = run.thoughts.set_index("trace_id")["text"]
-    by_trace = thoughts.groupby("trace_id", sort=False)
+    end = run.traces["K"].to_numpy(dtype=np.int64).cumsum()
     strange = trajectories[trajectories["flagged"]]
     entries = []
     for row in strange.sort_values(["score", "trace_id"], ascending=[False, True]).itertuples():
-        entry: dict[str, Any] = {
-            "trace_id": row.trace_id,
-            "p_value": row.p_value,
-            "adjusted_p": row.adjusted_p,
-            "thoughts": [],
-            "stands_out": None,
-            "score": row.score,
-            "total": row.total,
-            "replay_error": row.replay_error,
-            "invalid": bool(row.invalid),
-            "texts": [],
-        }
-        if row.trace_id in texts.index:
-            own = by_trace.get_group(row.trace_id)
-            entry["thoughts"] = own.loc[own["adjusted_p"] <= alpha + 1e-12, "k"].tolist()
-            entry["texts"] = texts.loc[[row.trace_id]].tolist()
-        if row.peak_k >= 0 and not row.invalid:
-            top = own[own["k"] == row.peak_k].iloc[0]
-            entry["stands_out"] = {
-                "k": int(row.peak_k),
-                "z": float(top["z"]),
-                "adjusted_p": float(top["adjusted_p"]),
-                "text": entry["texts"][row.peak_k],
+        own = slice(end[row.Index - 1] if row.Index else 0, end[row.Index])
+        texts = run.thoughts["text"].iloc[own].tolist()
+        z, p = thoughts["z"].to_numpy()[own], thoughts["adjusted_p"].to_numpy()[own]
+        top = None
+        if not row.invalid:
+            k = int(row.peak_k)
+            top = {"k": k, "z": float(z[k]), "adjusted_p": float(p[k]), "text": texts[k]}
+        entries.append(
+            {
+                "trace_id": row.trace_id,
+                "p_value": row.p_value,
+                "adjusted_p": row.adjusted_p,
+                "thoughts": np.flatnonzero(p <= alpha + 1e-12).tolist(),
+                "stands_out": top,
+                "score": row.score,
+                "total": row.total,
+                "replay_error": row.replay_error,
+                "invalid": bool(row.invalid),
+                "texts": texts,
             }
-        entries.append(entry)
+        )
     return entries
 
 

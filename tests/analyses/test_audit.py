@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_run import synthetic_run
 from typer.testing import CliRunner
 
 from analyses.audit import audit_run
@@ -21,6 +20,7 @@ from nfcot_model.cli import main
 from nfcot_model.errors import UserError
 from nfcot_model.files import canonical_json
 from nfcot_model.traces import Run
+from tests.synthetic_run import synthetic_run
 
 
 @pytest.fixture(scope="module")

@@ -80,15 +80,15 @@ def test_interval_covers_the_truth_when_samples_of_a_group_agree() -> None:
     rng = np.random.default_rng(3)
     groups = named(np.repeat(np.arange(40), 10))
     covered = naive = 0
-    for seed in range(150):
+    for seed in range(100):
         hit = np.repeat(rng.random(40) < 0.6, 10)
         metric = lambda rows, hit=hit: {"accuracy": float(hit[rows].mean())}  # noqa: E731
-        by_group = cluster_bootstrap(metric, groups, seed, draws=200)["accuracy"]
-        by_row = cluster_bootstrap(metric, named(np.arange(400)), seed, draws=200)["accuracy"]
+        by_group = cluster_bootstrap(metric, groups, seed, draws=120)["accuracy"]
+        by_row = cluster_bootstrap(metric, named(np.arange(400)), seed, draws=120)["accuracy"]
         covered += by_group.low <= 0.6 <= by_group.high
         naive += by_row.low <= 0.6 <= by_row.high
-    assert 0.88 <= covered / 150 <= 0.99
-    assert naive / 150 < 0.7
+    assert 0.88 <= covered / 100 <= 0.99
+    assert naive / 100 < 0.7
 
 
 def test_no_mistake_in_few_groups_is_not_certainty() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_run import synthetic_run
 
 from nfcot_model.errors import UserError
 from nfcot_model.traces import Run
@@ -16,6 +15,7 @@ from probes.apply import apply_probe, save_scores
 from probes.artifact import read_probe, weights_of
 from probes.estimators import class_scores, fit_logistic
 from probes.fit import ProbeResult, fit_probe, save_probe
+from tests.synthetic_run import synthetic_run
 
 
 @pytest.fixture(scope="module")

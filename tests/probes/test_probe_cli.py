@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from synthetic_run import synthetic_run
 from typer.testing import CliRunner
 
 from nfcot_model.cli import main
 from nfcot_model.traces import Run
 from probes.cli import app
+from tests.synthetic_run import synthetic_run
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_run import synthetic_run
 
 from nfcot_model.errors import UserError
 from nfcot_model.traces import Run
 from probes.labels import read_labels
 from probes.sites import Site, parse_site, read_site, site_rows
+from tests.synthetic_run import synthetic_run
 
 
 @pytest.fixture(scope="module")
