@@ -1,0 +1,17 @@
+"""How do the pool and a worker write to each other?
+
+A batch of jobs is its length and a JSON list; a reply is a kind, the seconds taken, a length and
+a body. Standard library only: the worker imports this module into its clean interpreter.
+"""
+
+from __future__ import annotations
+
+import struct
+
+__all__ = ["COUNT", "ERROR", "REPLY", "REPORT", "TIMEOUT", "Reply"]
+
+COUNT = struct.Struct("!I")
+REPLY = struct.Struct("!BdI")
+REPORT, ERROR, TIMEOUT = range(3)
+
+Reply = tuple[int, float, bytes]
