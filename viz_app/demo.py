@@ -1,0 +1,144 @@
+"""From the shipped checkpoint to runs, a probe and two audits: all that the dashboard shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+from analyses.audit import audit_run
+from analyses.report import write_audit
+from analyses.tamper import plant_run
+from nfcot_model.checkpoints import demo_path
+from nfcot_model.errors import UserError
+from nfcot_model.reasoners import Reasoner, load_reasoner
+from nfcot_model.sandbox import Sandbox
+from nfcot_model.terminal import console, progress
+from nfcot_model.traces import Run, collect, read_run
+from nfcot_model.worlds import Problem, make_world
+from probes.fit import fit_probe, save_probe
+from viz_app.summary import AuditLine, DemoSummary, ProbeLine, world_lines
+
+__all__ = ["DemoPlan", "run_demo"]
+
+
+@dataclass(frozen=True)
+class DemoPlan:
+    """What does the demo record, and what does it ask? Counts are problems per world.
+
+    `share`: the part of the tampered run's traces that is tampered with. The probe is fitted on
+    the calibration run, which has the most traces.
+    """
+
+    model: Path = field(default_factory=demo_path)
+    worlds: tuple[str, ...] = ("digits", "shuffle")
+    calibration: int = 500
+    test: int = 300
+    share: float = 0.3
+    tau: float = 0.7
+    seed: int = 7
+    label: str = "offset"
+    site: str = "u@3"
+    alpha: float = 0.01
+
+
+def run_demo(runs_dir: Path, headless: bool = True, plan: DemoPlan | None = None) -> DemoSummary:
+    """What does the whole path give on this machine, from checkpoint to audit?
+
+    Leaves the runs `calibration`, `clean` and `tampered`, a probe and two audits in `runs_dir`,
+    where the dashboard finds them; a repetition resumes and reuses them. headless: no page
+    follows, so the summary says how to open one. Raises UserError when `runs_dir` holds runs of
+    another model or another plan.
+    """
+    plan = plan or DemoPlan()
+    seconds: dict[str, float] = {}
+    with _stage("load", seconds):
+        reasoner = load_reasoner(plan.model)
+    with Sandbox() as sandbox:
+        with _stage("trace calibration", seconds):
+            problems = _problems(plan, "calibration", plan.calibration)
+            calibration = _recorded(runs_dir / "calibration", problems, reasoner, plan, sandbox)
+        with _stage("trace clean", seconds):
+            problems = _problems(plan, "test", plan.test)
+            clean = _recorded(runs_dir / "clean", problems, reasoner, plan, sandbox)
+        with _stage("tamper", seconds):
+            out = runs_dir / "tampered"
+            tampered = _tampered(out, clean, problems, reasoner, plan, sandbox)
+    with _stage("probe", seconds):
+        probe = fit_probe(calibration, plan.label, plan.site)
+        save_probe(probe, runs_dir / "probes" / f"calibration-{plan.label}-{plan.site}-seed0")
+    with _stage("audit", seconds):
+        audits = [audit_run(run, calibration, plan.alpha) for run in (clean, tampered)]
+        for result, run in zip(audits, (clean, tampered), strict=True):
+            name = f"{run.name}-vs-{calibration.name}-alpha{plan.alpha:g}"
+            write_audit(result, runs_dir / "audits" / name)
+    return DemoSummary(
+        runs_dir=runs_dir,
+        checkpoint_hash=reasoner.checkpoint_hash,
+        tau=plan.tau,
+        worlds=world_lines(clean),
+        replay_error_max=float(
+            max(run.traces["replay_error"].max() for run in (calibration, clean))
+        ),
+        probe=ProbeLine.of(probe),
+        clean=AuditLine.of(audits[0]),
+        tampered=AuditLine.of(audits[1]),
+        seconds=seconds,
+        advice=f"look at it: nfcot app {runs_dir}" if headless else "",
+    )
+
+
+@contextmanager
+def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    started = perf_counter()
+    yield
+    seconds[name] = perf_counter() - started
+    console.print(f"{name}: {seconds[name]:.1f} s")
+
+
+def _problems(plan: DemoPlan, split: str, n: int) -> list[Problem]:
+    return [problem for world in plan.worlds for problem in make_world(world, split, plan.seed, n)]
+
+
+def _recorded(
+    out: Path, problems: list[Problem], reasoner: Reasoner, plan: DemoPlan, sandbox: Sandbox
+) -> Run:
+    with _own_folder(out), progress(out.name, total=len(problems)) as advance:
+        collect(
+            reasoner,
+            problems,
+            out,
+            tau=plan.tau,
+            seed=plan.seed,
+            progress=advance,
+            sandbox=sandbox,
+            model_path=str(plan.model),
+        )
+    return read_run(out)
+
+
+def _tampered(
+    out: Path,
+    clean: Run,
+    problems: list[Problem],
+    reasoner: Reasoner,
+    plan: DemoPlan,
+    sandbox: Sandbox,
+) -> Run:
+    if (out / "run.json").exists():
+        found = read_run(out)
+        planted = found.manifest.get("planted", {})
+        if planted.get("source") == clean.hash and len(found.traces) == len(clean.traces):
+            return found
+    with _own_folder(out):
+        return plant_run(clean, problems, reasoner, out, share=plan.share, sandbox=sandbox)
+
+
+@contextmanager
+def _own_folder(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}; the demo's own folder can be deleted: {out.parent}") from error
