@@ -65,8 +65,7 @@ def lay_out(
             stream += reasoning[i]
         if close:
             stream.append(ids.end_think)
-            if reasoning is None:
-                target.append(IGNORE)
+            target.append(IGNORE)
         if answers is not None:
             target[-1:] = [*answers[i], ids.eos]
             stream += answers[i]

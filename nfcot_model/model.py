@@ -115,10 +115,14 @@ class NFCoTModel(PreTrainedModel):
         return self.lm_logits(h)[..., [ids.thought, ids.end_think]].log_softmax(-1)
 
     def stream(self, layout: Layout, u: Tensor, hidden: bool = False) -> Any:
-        """One causal pass over whole streams; the backbone's output (last and hidden states)."""
+        """One causal pass over whole streams; the backbone's output (last and hidden states).
+
+        Streams padded on the right need no mask: nothing attends to what comes after it.
+        """
+        padded_left = not bool(layout.attention_mask[:, 0].all())
         return self.backbone.base_model(
             inputs_embeds=self.embed(layout, u),
-            attention_mask=layout.attention_mask,
+            attention_mask=layout.attention_mask if padded_left else None,
             position_ids=layout.position_ids,
             output_hidden_states=hidden,
             use_cache=False,

@@ -15,7 +15,7 @@ SPECIAL_TOKENS = (PAD, EOS, THINK, THOUGHT, END_THINK)
 
 # A step number (`#12`) and a single digit are one token each, so that a thought can find its
 # operation by one key and arithmetic never depends on how digits were merged.
-PIECES = r" ?#\d+| ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d#]+|#|\s+"
+PIECES = r"[\[\],]*[a-z]\[| ?#\d+| ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d#]+|#|\s+"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ class NFCoTReasoner:
         self, prompts: Sequence[str], thoughts: Thoughts, *, tau: float, hidden: bool = False
     ) -> Scores:
         """How likely are these thoughts under this model, prompt and tau? One causal pass."""
-        layout = self._layout(prompts, thoughts.K.tolist(), close=True)
+        layout = self._layout(prompts, thoughts.K.tolist(), close=True, side="right")
         moved = Thoughts(*(self._device(getattr(thoughts, f)) for f in _FIELDS))
         return _on_cpu(likelihood.score(self.model, layout, moved, tau, hidden))
 
@@ -131,9 +131,15 @@ class NFCoTReasoner:
         u, _ = self.model.flow(self._device(e), self._device(mask))
         return Thoughts.given(u.cpu(), mask)
 
-    def _layout(self, prompts: Sequence[str], K: Sequence[int], close: bool) -> Layout:
+    def _layout(
+        self,
+        prompts: Sequence[str],
+        K: Sequence[int],
+        close: bool,
+        side: Literal["left", "right"] = "left",
+    ) -> Layout:
         ids = self.tokenizer(list(prompts))["input_ids"]
-        layout = lay_out(ids, K, self.model.ids, close=close, side="left")
+        layout = lay_out(ids, K, self.model.ids, close=close, side=side)
         return layout.to(self.model.device)
 
     def _device(self, tensor: Tensor) -> Tensor:

@@ -46,7 +46,8 @@ class DataConfig(_Section):
 class StageConfig(_Section):
     """One stage. A learning rate warms up over `warmup` steps and decays to 0 by a cosine.
 
-    `max_steps` problems grow from `first_length` to the world's longest over `curriculum` steps.
+    `batch` problems make one optimizer step, computed in `accumulate` micro-batches; world
+    problems grow from `first_length` steps to the world's longest over `curriculum` steps.
     """
 
     steps: int = Field(ge=0)
@@ -56,8 +57,6 @@ class StageConfig(_Section):
     warmup: int = 100
     weight_decay: float = 0.01
     clip: float = 1.0
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    muon_lr: float = 0.02
     curriculum: int = 0
     first_length: int = 3
     target_noise: float = 0.3

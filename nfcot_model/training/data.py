@@ -20,13 +20,14 @@ HELD_OUT = 256
 def training_batch(
     data: DataConfig, stage: StageConfig, seed: int, name: str, step: int
 ) -> list[Problem]:
-    """The problems of one optimizer step (all processes together)."""
+    """The problems of one optimizer step (all processes together), shortest prompts first."""
     rng = random.Random(f"{seed}/{name}/{step}")
-    size = stage.batch * stage.accumulate
     if data.problems is not None:
-        return rng.choices(_training_part(data.problems), k=size)
-    longest = _longest(stage, step)
-    return [_world_problem(data, rng, longest) for _ in range(size)]
+        problems = rng.choices(_training_part(data.problems), k=stage.batch)
+    else:
+        longest = _longest(stage, step)
+        problems = [_world_problem(data, rng, longest) for _ in range(stage.batch)]
+    return sorted(problems, key=lambda p: len(p.prompt))
 
 
 def _longest(stage: StageConfig, step: int) -> int:

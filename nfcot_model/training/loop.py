@@ -17,7 +17,7 @@ from torch import nn
 from nfcot_model.errors import UserError
 from nfcot_model.files import write_text
 from nfcot_model.training.config import StageConfig
-from nfcot_model.training.optim import make_optimizers, set_rate
+from nfcot_model.training.optim import make_optimizer, set_rate
 from nfcot_model.training.state import load_state, save_state
 
 __all__ = ["Guard", "Progress", "run_stage"]
@@ -59,7 +59,7 @@ class Guard:
         if self.skipped_in_a_row >= 10:
             raise UserError(
                 f"training diverged: ten steps in a row up to step {step} had a non-finite or"
-                f" exploding gradient (norm {norm:.3g}); lower the learning rate (lr, muon_lr) and"
+                f" exploding gradient (norm {norm:.3g}); lower the learning rate and"
                 " start the stage again from its last state"
             )
         return False
@@ -84,23 +84,23 @@ def run_stage(
     "loss". State is saved every `save_minutes` and the metrics go to `metrics.jsonl`; calling
     again after any interruption continues with the same loss curve.
     """
-    optimizers = make_optimizers(module, stage)
+    optimizer = make_optimizer(module, stage)
     guard = Guard()
-    progress = load_state(folder, module, optimizers)
+    progress = load_state(folder, module, optimizer)
     first = 0
     if progress is not None:
         first, guard = progress["step"], Guard(**progress["guard"])
     log = _Log(folder / "metrics.jsonl", first, active=accelerator.is_main_process)
-    module, *optimizers = accelerator.prepare(module, *optimizers)
+    module, optimizer = accelerator.prepare(module, optimizer)
     saved = started = time.monotonic()
     module.train()
     for step in range(first, stage.steps):
-        set_rate(optimizers, stage, step)
+        set_rate(optimizer, stage, step)
         torch.manual_seed(hash((seed, step)) % 2**31)
-        losses = _step(module, optimizers, loss_of, stage, accelerator, guard, step)
+        losses = _step(module, optimizer, loss_of, stage, accelerator, guard, step)
         last = step + 1 == stage.steps
         if step % LOG_EVERY == 0 or last:
-            figures = {"step": step, **losses, "lr": optimizers[0].param_groups[0]["lr"]}
+            figures = {"step": step, **losses, "lr": optimizer.param_groups[0]["lr"]}
             if last or (step and step % stage.validate_every == 0):
                 figures |= {f"val_{k}": v for k, v in _validated(module, validate).items()}
             log.add(figures)
@@ -112,15 +112,14 @@ def run_stage(
             if accelerator.is_main_process:
                 log.flush()
                 bare = accelerator.unwrap_model(module)
-                plain = [getattr(o, "optimizer", o) for o in optimizers]
-                save_state(folder, bare, plain, {"step": step + 1, "guard": asdict(guard)})
+                save_state(folder, bare, optimizer, {"step": step + 1, "guard": asdict(guard)})
             saved = time.monotonic()
     return log.last_validation()
 
 
 def _step(
     module: nn.Module,
-    optimizers: list[Any],
+    optimizer: Any,
     loss_of: Callable[[nn.Module, int, int], Losses],
     stage: StageConfig,
     accelerator: Accelerator,
@@ -136,10 +135,8 @@ def _step(
     trained = [p for p in module.parameters() if p.requires_grad]
     norm = float(accelerator.clip_grad_norm_(trained, stage.clip))
     if guard.allows(norm, step):
-        for optimizer in optimizers:
-            optimizer.step()
-    for optimizer in optimizers:
-        optimizer.zero_grad()
+        optimizer.step()
+    optimizer.zero_grad()
     return {**totals, "grad_norm": norm}
 
 

@@ -240,5 +240,7 @@ def _share(
     accelerator: Accelerator,
 ) -> list[Problem]:
     problems = training_batch(config.data, stage, config.seed, name, step)
-    micro = problems[part :: stage.accumulate]
+    # Neighbours in length share a micro-batch, so that little is computed on padding.
+    size = -(-len(problems) // stage.accumulate)
+    micro = problems[part * size : (part + 1) * size]
     return micro[accelerator.process_index :: accelerator.num_processes]

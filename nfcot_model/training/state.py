@@ -19,15 +19,14 @@ __all__ = ["load_state", "save_state"]
 def save_state(
     folder: Path,
     module: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
+    optimizer: torch.optim.Optimizer,
     progress: dict[str, Any],
 ) -> None:
     """Write everything a stage needs to go on exactly; the JSON, written last, commits it."""
     tensors = {f"model.{n}": t.detach().contiguous() for n, t in module.state_dict().items()}
-    for number, optimizer in enumerate(optimizers):
-        for index, moments in optimizer.state_dict()["state"].items():
-            for key, value in moments.items():
-                tensors[f"optim.{number}.{index}.{key}"] = torch.as_tensor(value).contiguous()
+    for index, moments in optimizer.state_dict()["state"].items():
+        for key, value in moments.items():
+            tensors[f"optim.{index}.{key}"] = torch.as_tensor(value).contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     name = f"state-{progress['step']}.safetensors"
     with replacing(folder / name) as temporary:
@@ -39,7 +38,7 @@ def save_state(
 
 
 def load_state(
-    folder: Path, module: nn.Module, optimizers: list[torch.optim.Optimizer]
+    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any] | None:
     """Put a saved state back; returns its progress, or None when there is none."""
     if not (folder / "state.json").exists():
@@ -52,13 +51,12 @@ def load_state(
             f"{folder}: damaged training state ({error}); remove it to start again"
         ) from None
     module.load_state_dict(_under(tensors, "model."))
-    for number, optimizer in enumerate(optimizers):
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in _under(tensors, f"optim.{number}.").items():
-            index, name = key.split(".", 1)
-            state.setdefault(int(index), {})[name] = value
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in _under(tensors, "optim.").items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
     return progress
 
 

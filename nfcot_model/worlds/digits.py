@@ -10,15 +10,15 @@ from nfcot_model.worlds.problem import Case, Check, Label
 __all__ = ["ANSWER_OPENING", "CLOSINGS", "OPENINGS", "Operation", "compile_pipeline", "draw"]
 
 OPENINGS = (
-    "Take a digit x.",
-    "Start with the digit x.",
-    "You get one digit x.",
-    "Let x be a digit.",
+    "Take a digit x:",
+    "Given digit x:",
+    "Digit x:",
+    "Start with x:",
 )
 CLOSINGS = (
-    "Write one function of x, modulo 10.",
-    "Give the result modulo 10 as one function.",
-    "Compile it to one function modulo 10.",
+    "As one function?",
+    "Give one function.",
+    "Compile it.",
 )
 ANSWER_OPENING = "lambda x: "
 

@@ -12,14 +12,15 @@ __all__ = ["ANSWER_OPENING", "CLOSINGS", "OPENINGS", "Operation", "compile_pipel
 
 ITEMS = "abcde"
 OPENINGS = (
-    "Five items a b c d e lie in a row.",
-    "Take the row a b c d e.",
-    "You get a row s of five items a b c d e.",
+    "Take a row s:",
+    "Given row s:",
+    "Row s:",
+    "Start with s:",
 )
 CLOSINGS = (
-    "Write one indexing function of s.",
-    "Give the final row as one function.",
-    "Compile it to one indexing function.",
+    "As one function?",
+    "Give one function.",
+    "Compile it.",
 )
 ANSWER_OPENING = "lambda s: "
 

@@ -1,0 +1,124 @@
+"""Evaluation: estimators against closed forms, cells on a model whose figures are known."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from nfcot_model.evaluation.cells import evaluate_cell, evaluate_explicit, evaluate_oracle
+from nfcot_model.evaluation.intervals import pass_at_k, wilson
+from nfcot_model.evaluation.swaps import _donors, evaluate_swaps
+from nfcot_model.sandbox import Sandbox
+from nfcot_model.worlds import make_world
+from tests.tiny import tiny_reasoner
+
+
+def test_wilson_interval_of_a_known_case() -> None:
+    low, high = wilson(8, 10)
+    assert low == pytest.approx(0.4902, abs=1e-4)
+    assert high == pytest.approx(0.9433, abs=1e-4)
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_pass_at_k_equals_the_average_over_all_subsets() -> None:
+    outcomes = [True] * 3 + [False] * 5
+    for k in range(1, 9):
+        subsets = list(itertools.combinations(outcomes, k))
+        expected = sum(any(s) for s in subsets) / len(subsets)
+        assert pass_at_k(3, 8, k) == pytest.approx(expected)
+
+
+def test_donors_share_K_and_nobody_donates_to_itself() -> None:
+    import random
+
+    K = [2, 3, 2, 5, 3, 2]
+    donors = _donors(K, random.Random(0))
+    assert all(K[d] == k for d, k in zip(donors, K, strict=True))
+    assert [i for i, d in enumerate(donors) if i == d] == [3]
+    assert sorted(donors) == list(range(6))
+
+
+class _Follower:
+    """Wraps a real reasoner; answers are read off the thoughts alone, or off the prompt alone."""
+
+    def __init__(self, problems, follows_thoughts: bool) -> None:
+        self.inner = tiny_reasoner()
+        self.follows = follows_thoughts
+        self.by_prompt = {p.prompt: p for p in problems}
+        self.known: list[tuple[object, str]] = []
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def think(self, prompts, *, tau, noise_seeds):
+        thoughts = self.inner.think(prompts, tau=tau, noise_seeds=noise_seeds, max_thoughts=1)
+        self.known = [
+            (row, self.by_prompt[p].answer) for row, p in zip(thoughts.u, prompts, strict=True)
+        ]
+        return thoughts
+
+    def answer(self, prompts, thoughts):
+        if not self.follows:
+            return [self.by_prompt[p].answer for p in prompts]
+        found = []
+        for u in thoughts.u:
+            same = [a for row, a in self.known if (row[:1] == u[:1]).all()]
+            found.append(same[0] if same else "lambda x: None")
+        return found
+
+
+@pytest.mark.parametrize("follows_thoughts", [True, False])
+def test_swaps_tell_a_model_that_uses_its_thoughts_from_one_that_does_not(follows_thoughts) -> None:
+    problems = make_world("digits", "test", 0, 40, steps=(1, 3))
+    reasoner = _Follower(problems, follows_thoughts)
+    with Sandbox() as sandbox:
+        figures = evaluate_swaps(reasoner, problems, sandbox, tau=0.7)
+    assert figures.pass_at_1 == 1.0
+    assert figures.pairs > 20
+    assert figures.donor_follow == (1.0 if follows_thoughts else 0.0)
+    assert figures.own_prompt == (0.0 if follows_thoughts else 1.0)
+    assert figures.zeroed == (0.0 if follows_thoughts else 1.0)
+
+
+def test_cells_of_an_untrained_model_are_complete_and_wrong() -> None:
+    problems = make_world("digits", "test", 0, 30, steps=(2, 3))
+    with Sandbox() as sandbox:
+        cell = evaluate_cell(
+            tiny_reasoner(), problems, sandbox, steps="2-3", tau=0.7, samples=2
+        )
+        oracle = evaluate_oracle(tiny_reasoner(), problems, sandbox, steps="2-3")
+        direct = evaluate_explicit(
+            tiny_reasoner(reasoner="direct"), problems, sandbox, steps="2-3"
+        )
+        text = evaluate_explicit(tiny_reasoner(reasoner="text"), problems, sandbox, steps="2-3")
+    for figures in (cell, oracle, direct, text):
+        assert figures.n == 30
+        assert figures.pass_at_1 == 0.0
+        assert (figures.low, figures.high) == wilson(0, 30)
+    assert cell.pass_at_k == {"1": 0.0, "2": 0.0}
+    assert cell.nll_per_dim is not None
+    assert direct.positions == 0
+    assert oracle.positions == pytest.approx(sum(len(p.steps) for p in problems) / 30)
+
+
+def test_the_command_prints_one_json_document(tmp_path) -> None:
+    import typer
+
+    from nfcot_model.evaluation.cli import evaluate
+
+    tiny_reasoner().save(tmp_path / "m")
+    app = typer.Typer()
+    app.command()(evaluate)
+    arguments = [str(tmp_path / "m"), "--worlds", "digits", "--steps", "2", "-n", "8"]
+    result = CliRunner().invoke(app, [*arguments, "--tau", "0,0.7", "--json"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert [(c["reasoner"], c["tau"]) for c in document["cells"]] == [
+        ("nfcot", 0.0),
+        ("nfcot", 0.7),
+        ("oracle thoughts", None),
+    ]
+    assert document["controls"][0]["world"] == "digits"

@@ -1,0 +1,184 @@
+"""Training: it learns, it survives kill -9 with the same curve, and it refuses nonsense."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from nfcot_model.errors import UserError
+from nfcot_model.reasoners import load_reasoner
+from nfcot_model.training.collate import joint_batch
+from nfcot_model.training.config import PRESETS, DataConfig, StageConfig, TrainConfig, load_config
+from nfcot_model.training.data import held_out, training_batch
+from nfcot_model.training.loop import Guard
+from nfcot_model.training.stages import train
+from nfcot_model.worlds import make_world, write_problems
+from tests.tiny import tiny_reasoner
+
+RUN = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from nfcot_model.training.config import TrainConfig
+from nfcot_model.training.stages import train
+torch.set_num_threads(1)
+config = TrainConfig.model_validate_json(Path(sys.argv[1]).read_text())
+fatal = sys.argv[3:]
+def report(progress):
+    if [progress.stage, str(progress.step)] == fatal:
+        os.kill(os.getpid(), signal.SIGKILL)
+train(config, ["codec", "warmup", "joint"], Path(sys.argv[2]), report=report)
+"""
+
+
+def small(**stage: int) -> TrainConfig:
+    config = load_config("tiny", None)
+    sections = {
+        name: getattr(config, name).model_copy(update={"steps": steps, "validate_every": 20})
+        for name, steps in {"codec": 32, "warmup": 12, "joint": 32, **stage}.items()
+    }
+    return config.model_copy(update={**sections, "save_minutes": 0.0})
+
+
+def run(config: Path, out: Path, *fatal: str) -> int:
+    return subprocess.run([sys.executable, "-c", RUN, config, out, *fatal], check=False).returncode
+
+
+def curve(out: Path, stage: str) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / stage / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_killed_training_resumes_with_the_same_loss_curve(tmp_path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(small().model_dump_json())
+    assert run(config, tmp_path / "whole") == 0
+    killed = tmp_path / "killed"
+    assert run(config, killed, "codec", "21") == -signal.SIGKILL
+    assert not (killed / "codec" / "model").exists()
+    assert run(config, killed, "joint", "11") == -signal.SIGKILL
+    assert run(config, killed) == 0
+    for stage in ("codec", "warmup", "joint"):
+        assert curve(killed, stage) == curve(tmp_path / "whole", stage)
+    one, other = (
+        load_reasoner(folder / "joint" / "model").model.state_dict()
+        for folder in (killed, tmp_path / "whole")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_stages_learn_and_freeze_what_they_should(tmp_path) -> None:
+    config = small(codec=150, warmup=30, joint=60)
+    train(config, ["codec", "warmup", "joint"], tmp_path / "t")
+    losses = {s: [row["loss"] for row in curve(tmp_path / "t", s)] for s in ("codec", "joint")}
+    assert losses["codec"][-1] < 0.6 * losses["codec"][0]
+    assert losses["joint"][-1] < 0.9 * losses["joint"][0]
+    states = {
+        s: load_reasoner(tmp_path / "t" / s / "model").model.state_dict()
+        for s in ("codec", "warmup", "joint")
+    }
+
+    def moved(earlier: str, later: str) -> set[str]:
+        changed = (
+            n for n, t in states[later].items() if not torch.equal(t, states[earlier][n])
+        )
+        return {name.split(".")[0] for name in changed}
+
+    assert moved("codec", "warmup") == {"flow", "nf_head", "projection"}
+    assert moved("warmup", "joint") == {"backbone", "flow", "nf_head", "projection"}
+
+
+def test_controls_train_on_text_and_on_answers_alone(tmp_path) -> None:
+    for kind in ("text", "direct"):
+        config = small().model_copy(update={"reasoner": kind})
+        train(config, ["joint"], tmp_path / kind)
+        assert load_reasoner(tmp_path / kind / "joint" / "model", kinds=(kind,))
+        with pytest.raises(UserError, match="has no thoughts"):
+            load_reasoner(tmp_path / kind / "joint" / "model")
+
+
+def test_users_problems_train_too(tmp_path) -> None:
+    write_problems(tmp_path / "p.jsonl", make_world("digits", "train", 0, 60, steps=(1, 4)))
+    config = small(codec=12, warmup=2, joint=2).model_copy(
+        update={"data": DataConfig(problems=str(tmp_path / "p.jsonl"))}
+    )
+    figures = train(config, ["codec", "warmup", "joint"], tmp_path / "t")
+    assert figures["joint"]["nll"] > 0
+
+
+def test_a_step_is_a_function_of_its_number_and_never_of_a_held_out_pipeline() -> None:
+    data, stage = DataConfig(renumber=0.5), StageConfig(steps=10, batch=32)
+    batch = training_batch(data, stage, 0, "joint", 5)
+    assert batch == training_batch(data, stage, 0, "joint", 5)
+    assert batch != training_batch(data, stage, 0, "joint", 6)
+    seen = {p.group for s in range(20) for p in training_batch(data, stage, 0, "joint", s)}
+    assert not seen & {p.group for p in held_out(data, 0)}
+
+
+def test_targets_are_the_answer_after_the_thoughts() -> None:
+    reasoner = tiny_reasoner()
+    problems = make_world("digits", "train", 0, 3, steps=(1, 4))
+    for kind in ("nfcot", "text", "direct"):
+        layout, e = joint_batch(reasoner, problems, kind)
+        assert (e is None) == (kind != "nfcot")
+        for i, problem in enumerate(problems):
+            columns = (layout.targets[i] >= 0).nonzero()[:, 0]
+            predicted = layout.targets[i][columns]
+            assert reasoner.tokenizer.decode(predicted[-1:]) == "<eos>"
+            text = reasoner.tokenizer.decode(predicted, skip_special_tokens=True)
+            explicit = "\n".join(problem.steps) if kind == "text" else ""
+            assert text == explicit + (problem.answer or "")
+            following = layout.input_ids[i][columns[:-1] + 1]
+            assert following.tolist() == predicted[:-1].tolist()
+
+
+def test_the_guard_skips_blow_ups_and_gives_up_when_they_persist() -> None:
+    guard = Guard()
+    assert guard.allows(1.0, 0)
+    assert not guard.allows(float("nan"), 1)
+    assert not guard.allows(1e6, 2)
+    assert guard.allows(1.2, 3)
+    with pytest.raises(UserError, match="training diverged"):
+        for step in range(20):
+            guard.allows(float("inf"), step)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"joint": {"steps": -1}}, "joint.steps"),
+        ({"joint": {"steps": 5, "lrr": 1}}, "joint.lrr"),
+        ({"reasoner": "magic"}, "reasoner"),
+        ({"model": {"D": 4}}, "model.backbone"),
+    ],
+)
+def test_a_bad_config_names_file_and_field(tmp_path, change, named) -> None:
+    data = {**yaml.safe_load((PRESETS / "tiny.yaml").read_text()), **change}
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(UserError, match=rf"c\.yaml: field '{named}'"):
+        load_config(None, path)
+
+
+def test_presets_and_folders_that_do_not_fit_are_refused(tmp_path) -> None:
+    with pytest.raises(UserError, match="choose one of demo, tiny"):
+        load_config("huge", None)
+    with pytest.raises(UserError, match="one of them"):
+        load_config(None, None)
+    with pytest.raises(UserError, match="cannot be read"):
+        load_config(None, tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="run `nfcot train warmup` first"):
+        train(small(), ["joint"], tmp_path / "t")
+    other = small().model_copy(update={"seed": 9})
+    with pytest.raises(UserError, match="holds another training"):
+        train(other, ["codec"], tmp_path / "t")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("mine")
+    with pytest.raises(UserError, match="not a training folder"):
+        train(small(), ["codec"], tmp_path / "full")

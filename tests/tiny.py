@@ -1,0 +1,68 @@
+"""Tiny random reasoners over different backbones, built from configurations, no downloads."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from nfcot_model.model import model_over
+from nfcot_model.reasoners import NFCoTReasoner
+from nfcot_model.tokenizer import train_tokenizer
+from nfcot_model.worlds import make_world
+
+BACKBONES: dict[str, dict[str, Any]] = {
+    "qwen3": {
+        "model_type": "qwen3",
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "tie_word_embeddings": False,
+    },
+    "llama": {
+        "model_type": "llama",
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": True,
+    },
+    "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
+    "gemma": {
+        "model_type": "gemma",
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "tie_word_embeddings": True,
+    },
+}
+
+
+@lru_cache
+def tokenizer_texts() -> tuple[str, ...]:
+    problems = make_world("digits", "train", 0, 60) + make_world("shuffle", "train", 0, 60)
+    return tuple(t for p in problems for t in (p.prompt, *p.steps, p.answer or ""))
+
+
+def tiny_reasoner(
+    backbone: str = "qwen3", *, seed: int = 0, D: int = 4, spread: float = 0.5, **config: Any
+) -> NFCoTReasoner:
+    """A random reasoner whose flow and head are moved away from the identity by `spread`."""
+    torch.manual_seed(seed)
+    tokenizer = train_tokenizer(tokenizer_texts(), 400)
+    config.setdefault("codec", {"d_model": 32, "layers": 1, "heads": 2})
+    config.setdefault("flow", {"d_model": 16, "heads": 2})
+    model = model_over(BACKBONES[backbone], tokenizer, D=D, max_thoughts=8, **config)
+    with torch.no_grad():
+        for layer in (model.nf_head.out, *(block.out for block in model.flow.blocks)):
+            layer.weight.normal_(std=spread / layer.in_features**0.5)
+            layer.bias.normal_(std=0.2)
+    return NFCoTReasoner(model, tokenizer, f"tiny-{backbone}-{seed}")
