@@ -112,11 +112,11 @@ class NFCoTReasoner:
     @torch.no_grad()
     def latents(self, steps: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
         """The codec's latents `e` [B, K, D] of reasoning texts, and their mask [B, K]."""
-        chunks = (
-            [s for row in steps for s in row] if self.variable_k else ["\n".join(r) for r in steps]
-        )
-        ids = self.tokenizer(chunks, add_special_tokens=False)["input_ids"]
+        chunks = [s for row in steps for s in (row if self.variable_k else ["\n".join(row)])]
+        unique = {chunk: place for place, chunk in enumerate(dict.fromkeys(chunks))}
+        ids = self.tokenizer(list(unique), add_special_tokens=False)["input_ids"]
         e = self.model.codec.encode(self._device(pad_chunks(ids))).cpu()
+        e = e[[unique[chunk] for chunk in chunks]]
         counts = [len(r) if self.variable_k else 1 for r in steps]
         K = torch.tensor(counts) * self.model.config.codec["slots"]
         mask = torch.arange(int(K.max())) < K[:, None]

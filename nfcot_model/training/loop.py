@@ -166,8 +166,11 @@ class _Log:
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def last_validation(self) -> dict[str, float]:
-        rows = [r for r in self.rows if any(k.startswith("val_") for k in r)]
-        return {k.removeprefix("val_"): v for k, v in rows[-1].items()} if rows else {}
+        for row in reversed(self.rows):
+            figures = {k.removeprefix("val_"): v for k, v in row.items() if k.startswith("val_")}
+            if figures:
+                return figures
+        return {}
 
 
 def _read(path: Path) -> Iterator[dict[str, float]]:

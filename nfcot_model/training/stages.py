@@ -73,15 +73,17 @@ def train(
     and is skipped when finished. The last finished stage's model is a checkpoint folder like any
     other. Raises UserError when `out` holds another training or the stage before is missing.
     """
-    _claim(out, config)
     accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision)
+    with accelerator.main_process_first():
+        _claim(out, config)
     figures: dict[str, dict[str, float]] = {}
     for name in stages:
         stage: StageConfig = getattr(config, name)
         finished = out / name / "model"
         if finished.exists() or stage.steps == 0:
             continue
-        reasoner = _before(config, name, out)
+        with accelerator.main_process_first():
+            reasoner = _before(config, name, out)
         reasoner.model.to(accelerator.device)
         run = _train_codec if name == "codec" else _train_streams
         figures[name] = run(config, name, reasoner, out / name, accelerator, report)
