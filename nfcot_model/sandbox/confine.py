@@ -60,8 +60,8 @@ def drop_root() -> None:
     if os.geteuid() == 0:
         with contextlib.suppress(OSError):
             os.setgroups([])
-            os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-            os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+            os.setgid(_NOBODY)
+            os.setuid(_NOBODY)
 
 
 def prepare(cpu_seconds: int, memory_mib: int, file_bytes: int) -> tuple[str, Confinement]:

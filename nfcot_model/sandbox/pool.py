@@ -20,6 +20,7 @@ from nfcot_model.worlds.problem import Check
 __all__ = ["Sandbox"]
 
 _BATCH = 32
+_ZERO = {"args": [], "expected": 0}
 
 
 class _Answers:
@@ -206,6 +207,3 @@ class Sandbox:
                 process.kill()
         if old is not None:
             old.close()
-
-
-_ZERO = {"args": [], "expected": 0}

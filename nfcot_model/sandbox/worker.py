@@ -17,6 +17,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import select
 import signal
 import sys
@@ -24,7 +25,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from nfcot_model.sandbox.child import run_child
 from nfcot_model.sandbox.confine import Confinement, drop_root, prepare
@@ -67,6 +68,11 @@ class _Outcome:
     status: int
     cpu: float
     seconds: float
+
+
+class _Ended(NamedTuple):
+    status: int
+    usage: resource.struct_rusage
 
 
 def main(wall: float, cpu: int, memory_mib: int, file_bytes: int, output_bytes: int) -> None:
@@ -174,14 +180,17 @@ def _run(jobs: Sequence[dict[str, Any]], nonce: bytes, rules: _Rules, wall: floa
     os.close(writing)
     message = _read(reading, start + wall, len(nonce) + rules.output_bytes)
     os.close(reading)
-    if message is not None and not message.startswith(nonce) and not _ends(child, start + wall):
-        message = None
-    for kill in (os.killpg, os.kill):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            kill(child, signal.SIGKILL)
-    _, status, usage = os.wait4(child, 0)
-    used = usage.ru_utime + usage.ru_stime
-    return _Outcome(message, status, used, time.monotonic() - start)
+    early = message is not None and not message.startswith(nonce)
+    ended = _ended(child, start + wall) if early else None
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child, signal.SIGKILL)
+    if ended is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        message = None if early else message
+        ended = _Ended(*os.wait4(child, 0)[1:])
+    used = ended.usage.ru_utime + ended.usage.ru_stime
+    return _Outcome(message, ended.status, used, time.monotonic() - start)
 
 
 def _read(descriptor: int, deadline: float, most: int) -> bytes | None:
@@ -200,10 +209,11 @@ def _read(descriptor: int, deadline: float, most: int) -> bytes | None:
     return message
 
 
-def _ends(child: int, deadline: float) -> bool:
-    """Has the child, which closed its channel, ended by the deadline? It is left to be reaped."""
+def _ended(child: int, deadline: float) -> _Ended | None:
+    """How did the child end, which closed its channel? None when it still runs at the deadline."""
     while time.monotonic() < deadline:
-        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-            return True
+        found, status, usage = os.wait4(child, os.WNOHANG)
+        if found:
+            return _Ended(status, usage)
         time.sleep(0.0005)
-    return False
+    return None

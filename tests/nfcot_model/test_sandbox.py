@@ -20,6 +20,7 @@ from nfcot_model.sandbox.values import Opaque, decode, encode, same
 from nfcot_model.worlds.problem import Check
 
 LIMITS = Limits(wall_seconds=1.0, cpu_seconds=1, memory_mib=128, output_bytes=20_000)
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
 LINUX = sys.platform.startswith("linux")
 needs_proc = pytest.mark.skipif(not LINUX, reason="reads /proc")
 SQUARES = Check.model_validate(
@@ -476,7 +477,7 @@ for name, deed in deeds.items():
 def test_each_layer_denies_without_the_other(layer: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LAYERS[layer] + DEEDS, str(tmp_path / "file")],
-        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
@@ -535,7 +536,7 @@ def test_close_ends_everything() -> None:
 
 
 @needs_proc
-def test_a_program_that_forgets_to_close_leaves_nothing(tmp_path: Path) -> None:
+def test_a_program_that_forgets_to_close_leaves_nothing() -> None:
     program = """
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.worlds.problem import Check
@@ -543,10 +544,9 @@ opened = Sandbox(workers=1)
 opened.check("lambda: 0", Check(kind="function", cases=[{"args": [], "expected": 0}]))
 print(opened.worker_pids[0])
 """
-    root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={"PYTHONPATH": str(root)},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=True,
