@@ -251,7 +251,7 @@ def _redrawn(
         return result
 
     names = ("u", "eps", "mu", "log_sigma", "mask", "stopped")
-    return Thoughts(*(merged(name) for name in names))
+    return Thoughts(*(merged(name) for name in names)).rows(slice(None))
 
 
 def _answer_again(

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from analyses.audit import audit_run
-from analyses.tamper import choose_plants, plant_run
+from analyses.tamper import Plant, _redrawn, choose_plants, plant_run
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner
+from nfcot_model.thoughts import Thoughts
 from nfcot_model.traces import Run, read_run
 from nfcot_model.traces.collecting import collect
+from nfcot_model.traces.records import Draw
 from nfcot_model.worlds import Problem, make_world
 from tests.tiny_reasoner import problems, tiny_reasoner
 
@@ -123,6 +126,19 @@ def test_the_same_recipe_gives_the_same_run(
     again = plant_run(source, asked, reasoner, tmp_path / "p", share=0.4, severity=20.0, seed=5)
     assert again.hash == planted.hash != source.hash
     assert again.traces["u_sha256"].tolist() == planted.traces["u_sha256"].tolist()
+
+
+def test_redrawing_the_longest_trajectory_shorter_leaves_no_empty_columns(
+    reasoner: NFCoTReasoner, asked: list[Problem]
+) -> None:
+    mask = torch.arange(9) < torch.tensor([9, 2])[:, None]
+    thoughts = Thoughts.given(torch.ones(2, 9, reasoner.D), mask)
+    draws = [Draw(problem, 0, seed) for seed, problem in enumerate(asked[:2])]
+    decode = {"tau": 0.7, "max_thoughts": None}
+    redrawn = _redrawn(thoughts, {0: Plant("hot", None)}, draws, reasoner, decode, seed=0)
+    assert redrawn.mask.shape[1] == redrawn.u.shape[1] == int(redrawn.K.max())
+    assert int(redrawn.K.max()) <= reasoner.max_thoughts < 9
+    torch.testing.assert_close(redrawn.u[1, :2], thoughts.u[1, :2])
 
 
 def test_a_swap_needs_a_donor_of_another_group() -> None:
