@@ -107,12 +107,11 @@ def run_stage(
             if report is not None:
                 rate = (step + 1 - first) / (time.monotonic() - started)
                 report(Progress(name, step + 1, stage.steps, figures, rate))
-        if last or time.monotonic() - saved > 60 * save_minutes:
-            accelerator.wait_for_everyone()
-            if accelerator.is_main_process:
-                log.flush()
-                bare = accelerator.unwrap_model(module)
-                save_state(folder, bare, optimizer, {"step": step + 1, "guard": asdict(guard)})
+        due = last or time.monotonic() - saved > 60 * save_minutes
+        if due and accelerator.is_main_process:
+            log.flush()
+            bare = accelerator.unwrap_model(module)
+            save_state(folder, bare, optimizer, {"step": step + 1, "guard": asdict(guard)})
             saved = time.monotonic()
     return log.last_validation()
 
