@@ -185,7 +185,11 @@ class DemoSummary:
             f"   {inside} the range by chance, {few} to {many}",
             *(
                 f"  {row['kind']:<7}{row['flagged']:>4} of {row['n']:>4} flagged"
-                + ("" if row["located"] is None else f"   thought named in {row['located']}")
+                + (
+                    ""
+                    if row["located"] is None
+                    else f"   strangest thought is the planted one in {row['located']}"
+                )
                 for row in self.tampered.planted
             ),
             "  an unflagged trajectory is not evidence of safety",
