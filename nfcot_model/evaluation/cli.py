@@ -25,6 +25,9 @@ def evaluate(
     ] = None,
     swaps: Annotated[bool, typer.Option(help="also zero, shuffle and donate thoughts")] = True,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    markdown: Annotated[
+        Path | None, typer.Option(help="also write the tables as Markdown, for a model card")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
 ) -> None:
     """Measure a model on held-out problems, with Wilson intervals and controls.
@@ -39,6 +42,8 @@ def evaluate(
     from nfcot_model.evaluation.suite import SWAP_STEPS, problem_cells
     from nfcot_model.evaluation.suite import evaluate as run
     from nfcot_model.evaluation.swaps import SwapFigures
+    from nfcot_model.evaluation.tables import markdown as tables
+    from nfcot_model.files import write_text
     from nfcot_model.terminal import console, emit_json
     from nfcot_model.worlds import make_world, read_problems
 
@@ -73,6 +78,8 @@ def evaluate(
         device=device,
         report=show,
     )
+    if markdown is not None:
+        write_text(markdown, tables(result))
     if as_json:
         emit_json(result.to_dict())
         return

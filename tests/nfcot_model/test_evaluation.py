@@ -86,13 +86,9 @@ def test_swaps_tell_a_model_that_uses_its_thoughts_from_one_that_does_not(follow
 def test_cells_of_an_untrained_model_are_complete_and_wrong() -> None:
     problems = make_world("digits", "test", 0, 30, steps=(2, 3))
     with Sandbox() as sandbox:
-        cell = evaluate_cell(
-            tiny_reasoner(), problems, sandbox, steps="2-3", tau=0.7, samples=2
-        )
+        cell = evaluate_cell(tiny_reasoner(), problems, sandbox, steps="2-3", tau=0.7, samples=2)
         oracle = evaluate_oracle(tiny_reasoner(), problems, sandbox, steps="2-3")
-        direct = evaluate_explicit(
-            tiny_reasoner(reasoner="direct"), problems, sandbox, steps="2-3"
-        )
+        direct = evaluate_explicit(tiny_reasoner(reasoner="direct"), problems, sandbox, steps="2-3")
         text = evaluate_explicit(tiny_reasoner(reasoner="text"), problems, sandbox, steps="2-3")
     for figures in (cell, oracle, direct, text):
         assert figures.n == 30
@@ -113,7 +109,8 @@ def test_the_command_prints_one_json_document(tmp_path) -> None:
     app = typer.Typer()
     app.command()(evaluate)
     arguments = [str(tmp_path / "m"), "--worlds", "digits", "--steps", "2", "-n", "8"]
-    result = CliRunner().invoke(app, [*arguments, "--tau", "0,0.7", "--json"])
+    card = ["--markdown", str(tmp_path / "card.md")]
+    result = CliRunner().invoke(app, [*arguments, "--tau", "0,0.7", "--json", *card])
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert [(c["reasoner"], c["tau"]) for c in document["cells"]] == [
@@ -122,3 +119,6 @@ def test_the_command_prints_one_json_document(tmp_path) -> None:
         ("oracle thoughts", None),
     ]
     assert document["controls"][0]["world"] == "digits"
+    table = (tmp_path / "card.md").read_text().splitlines()
+    assert table[2].startswith("| digits | 2 | nfcot | 0 | 0.000 (0.000–")
+    assert table[-1].startswith("| digits | 0.7 | 8 |")

@@ -142,7 +142,7 @@ def test_logp_is_the_normal_density() -> None:
 
 
 def test_nll_of_a_known_gaussian_reaches_its_entropy() -> None:
-    """The head fitted on draws from N(m, s²) comes within 0.02 nats per dimension of its entropy."""
+    """The head fitted on draws from N(m, s²) comes within 0.02 nats per dimension of it."""
     generator = torch.Generator().manual_seed(0)
     D, m, s = 4, torch.tensor([1.0, -2.0, 0.5, 0.0]), torch.tensor([0.3, 1.5, 0.7, 1.0])
     head = NFHead(8, D, bound=4.0)

@@ -36,9 +36,7 @@ def test_every_digit_step_is_the_closed_form_of_the_operations_before_it(seed, s
     assert len(words) == steps == len(problem.steps) == len(problem.step_labels)
     for x in range(10):
         value = x
-        for label, text, wording in zip(
-            problem.step_labels, problem.steps, words, strict=True
-        ):
+        for label, text, wording in zip(problem.step_labels, problem.steps, words, strict=True):
             operand = next(int(c) for c in wording.split(" ", 1)[1] if c.isdigit())
             value = {
                 "add": value + operand,

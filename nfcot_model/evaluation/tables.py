@@ -1,0 +1,60 @@
+"""The results table of a model card, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nfcot_model.evaluation.cells import Cell
+from nfcot_model.evaluation.suite import Evaluation
+from nfcot_model.evaluation.swaps import SwapFigures
+
+__all__ = ["markdown"]
+
+CELL_HEAD = (
+    "world", "steps", "reasoner", "tau", "pass@1 (95 % Wilson)", "steps decoded",
+    "right length", "nats / dim", "places", "n",
+)  # fmt: skip
+SWAP_HEAD = (
+    "world", "tau", "n", "own thoughts", "zeroed", "shuffled", "pairs", "donor",
+    "own prompt", "neither",
+)  # fmt: skip
+
+
+def markdown(evaluation: Evaluation) -> str:
+    """Every cell and control of an evaluation as two Markdown tables."""
+    rows = [_row(CELL_HEAD), _row(["---"] * len(CELL_HEAD)), *map(_cell, evaluation.cells)]
+    if evaluation.controls:
+        rows += ["", _row(SWAP_HEAD), _row(["---"] * len(SWAP_HEAD))]
+        rows += map(_swap, evaluation.controls)
+    return "\n".join(rows) + "\n"
+
+
+def _row(figures: Iterable[str]) -> str:
+    return "| " + " | ".join(figures) + " |"
+
+
+def _cell(c: Cell) -> str:
+    figures = (
+        c.world,
+        c.steps,
+        c.reasoner,
+        "–" if c.tau is None else f"{c.tau:g}",
+        f"{c.pass_at_1:.3f} ({c.low:.3f}–{c.high:.3f})",
+        _share(c.decode_exact),
+        _share(c.right_length),
+        _share(c.nll_per_dim),
+        f"{c.positions:.1f}",
+        str(c.n),
+    )
+    return _row(figures)
+
+
+def _swap(s: SwapFigures) -> str:
+    shares = (s.pass_at_1, s.zeroed, s.shuffled)
+    follows = (s.donor_follow, s.own_prompt, s.neither)
+    figures = [s.world, f"{s.tau:g}", str(s.n), *map(_share, shares), str(s.pairs)]
+    return _row([*figures, *map(_share, follows)])
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
