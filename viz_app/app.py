@@ -30,7 +30,7 @@ runs = st.Page(
 
 def home() -> None:
     """The bare address opens the list of runs."""
-    st.switch_page(runs)
+    st.switch_page(runs, query_params=st.query_params.to_dict())
 
 
 page = st.navigation(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from nfcot_model.errors import UserError
 from nfcot_model.traces import Run
-from viz_app.profile import decode_match
+from viz_app.bands import decode_match
 
 __all__ = ["RunLine", "artifacts", "read_json", "run_line", "stamp", "thought_column"]
 

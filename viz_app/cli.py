@@ -36,15 +36,22 @@ def demo(
     headless: Annotated[bool, typer.Option(help="Do everything but serve the page.")] = False,
     runs_dir: Annotated[Path, typer.Option(help="Where the demo's runs go.")] = Path("runs/demo"),
     port: Port = 8501,
+    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """From the shipped checkpoint to traces, a probe, an audit and the dashboard.
 
     Example: nfcot demo --headless
     """
+    from nfcot_model.terminal import emit_json
     from viz_app.demo import run_demo
-    from viz_app.server import serve
+    from viz_app.server import check_port, serve
 
+    if not headless:
+        check_port("127.0.0.1", port)
     summary = run_demo(runs_dir=runs_dir, headless=headless)
-    typer.echo(summary)
+    if json:
+        emit_json(summary.to_dict())
+    else:
+        typer.echo(summary)
     if not headless:
         serve(runs_dir, "127.0.0.1", port)

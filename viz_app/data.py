@@ -14,8 +14,8 @@ import streamlit as st
 from nfcot_model.errors import UserError
 from nfcot_model.traces import Run, list_runs, read_run
 from viz_app.audits import Audit, audit_paths, read_audit
+from viz_app.bands import reference_band
 from viz_app.catalog import RunLine, read_json, run_line, stamp, thought_column
-from viz_app.profile import reference_band
 from viz_app.projection import Projection, project, stratified_sample
 from viz_app.server import RUNS_DIR_VARIABLE
 

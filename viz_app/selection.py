@@ -11,11 +11,14 @@ __all__ = ["clamp_range", "clicked_row", "nearby", "neighbour", "selected_rows"]
 def clicked_row(event: Mapping[str, Any] | None) -> int | None:
     """Which thought was clicked in the map? The row number that the point carries, or None.
 
-    Empty selections (Plotly clears its own whenever the figure changes) give None.
+    The row number is the first value of the point's customdata, which arrives as a mapping. An
+    empty selection (Plotly clears its own whenever the figure changes) gives None.
     """
     points = ((event or {}).get("selection") or {}).get("points") or []
     for point in points:
         data = point.get("customdata")
+        if isinstance(data, Mapping):
+            data = list(data.values())
         first = data[0] if isinstance(data, list | tuple) and data else data
         if isinstance(first, int | float) and not isinstance(first, bool):
             return int(first)

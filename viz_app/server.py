@@ -11,7 +11,14 @@ from typing import Any
 
 from nfcot_model.errors import UserError
 
-__all__ = ["RUNS_DIR_VARIABLE", "check_host", "check_runs_dir", "serve", "server_config"]
+__all__ = [
+    "RUNS_DIR_VARIABLE",
+    "check_host",
+    "check_port",
+    "check_runs_dir",
+    "serve",
+    "server_config",
+]
 
 RUNS_DIR_VARIABLE = "NFCOT_RUNS_DIR"
 HERE = Path(__file__).parent

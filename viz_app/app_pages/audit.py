@@ -10,9 +10,9 @@ import streamlit as st
 from analyses.report import CANNOT_SEE, NEGATIVE_STATEMENT
 from nfcot_model.errors import UserError
 from viz_app.audits import Audit, audit_paths, flag_table
+from viz_app.bands import MEASURES
 from viz_app.charts import p_value_histogram, profile
 from viz_app.data import band, load_audit, load_run, runs_dir
-from viz_app.profile import MEASURES
 from viz_app.selection import selected_rows
 from viz_app.ui import asked_for, trouble
 

@@ -51,8 +51,9 @@ colour = bar[2].selectbox(
 last = int(run.thoughts["k"].max())
 low, high = 0, last
 if last > 0:
-    if "at" in st.session_state:
-        st.session_state["at"] = clamp_range(st.session_state["at"], last)
+    asked = st.session_state.get("at", (0, last))
+    if clamp_range(asked, last) != tuple(asked):
+        st.session_state["at"] = clamp_range(asked, last)
     low, high = bar[3].slider(
         "Positions k", 0, last, (0, last), key="at", bind="query-params",
         help="Thoughts at other positions are dimmed, not removed.",

@@ -11,7 +11,7 @@ from nfcot_model.errors import UserError
 from viz_app.catalog import artifacts
 from viz_app.data import document, run_lines, runs_dir
 from viz_app.selection import selected_rows
-from viz_app.ui import how_to_make_a_run, pick_run
+from viz_app.ui import forget_choices, how_to_make_a_run, pick_run
 
 COLUMNS: dict[str, Any] = {
     "run": "Run",
@@ -58,7 +58,7 @@ def open_row() -> None:
     rows = selected_rows(st.session_state["runs_table"])
     if rows:
         st.session_state["run"] = lines["run"].iloc[rows[0]]
-        st.session_state["trace"] = None
+        forget_choices()
 
 
 def artefact_table(kind: str, file: str, fields: list[str]) -> None:

@@ -8,9 +8,9 @@ import streamlit as st
 
 from nfcot_model.errors import UserError
 from nfcot_model.traces import list_runs
+from viz_app.bands import MEASURES
 from viz_app.charts import profile
 from viz_app.data import audits_of, band, runs_dir
-from viz_app.profile import MEASURES
 from viz_app.selection import neighbour
 from viz_app.ui import asked_for, pick_run, pick_trace, trouble, verdict_badge
 

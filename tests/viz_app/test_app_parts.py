@@ -1,0 +1,294 @@
+"""Do the dashboard's pure parts say what they promise: sampling, projection, bands, figures?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfcot_model.errors import UserError
+from tests.synthetic_run import synthetic_run
+from viz_app import charts
+from viz_app.audits import flag_table, read_audit
+from viz_app.bands import reference_band
+from viz_app.catalog import read_json, run_line, stamp, thought_column
+from viz_app.projection import project, stratified_sample
+from viz_app.selection import clamp_range, clicked_row, nearby, neighbour, selected_rows
+
+
+@given(
+    st.lists(st.integers(0, 6), min_size=1, max_size=400),
+    st.integers(7, 120),
+    st.integers(0, 3),
+)
+def test_a_stratified_sample_keeps_every_stratum_and_its_share(
+    strata: list[int], cap: int, seed: int
+) -> None:
+    values = pd.Series(strata)
+    rows = stratified_sample(values, cap, seed)
+    assert len(rows) == min(cap, len(values)) == len(set(rows))
+    assert np.array_equal(rows, stratified_sample(values, cap, seed))
+    assert set(values.iloc[rows]) == set(values)
+    share = cap / len(values)
+    if share < 1:
+        taken, whole = values.iloc[rows].value_counts(), values.value_counts()
+        assert all(taken[name] <= whole[name] * share + values.nunique() for name in whole.index)
+
+
+def test_the_sample_depends_on_its_seed() -> None:
+    strata = pd.Series(np.zeros(500))
+    assert not np.array_equal(stratified_sample(strata, 50, 0), stratified_sample(strata, 50, 1))
+
+
+def test_the_projection_is_the_plane_of_largest_variance() -> None:
+    rng = np.random.default_rng(0)
+    space = rng.normal(size=(500, 6)) * [0.1, 5.0, 0.1, 2.0, 0.1, 0.1]
+    view = project(space)
+    assert abs(np.corrcoef(view.xy[:, 0], space[:, 1])[0, 1]) > 0.99
+    assert abs(np.corrcoef(view.xy[:, 1], space[:, 3])[0, 1]) > 0.99
+    assert view.explained[0] == pytest.approx(25 / 29, abs=0.03)
+    assert 0.99 < sum(view.explained) <= 1
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 4), (1, 4), (5, 1)])
+def test_the_projection_of_hardly_anything_is_still_a_plane(shape: tuple[int, int]) -> None:
+    view = project(np.arange(np.prod(shape), dtype=float).reshape(shape))
+    assert view.xy.shape == (shape[0], 2)
+    assert np.isfinite(view.xy).all()
+    assert not view.xy[:, 1].any()
+
+
+def test_rows_that_are_not_finite_do_not_move_the_plane() -> None:
+    space = np.random.default_rng(1).normal(size=(50, 3))
+    broken = np.vstack([space, [[np.nan, 0, 0]]])
+    assert np.allclose(project(broken).xy[:-1], project(space).xy)
+    assert np.isnan(project(broken).xy[-1]).all()
+
+
+def test_the_band_holds_the_quantiles_of_each_position() -> None:
+    thoughts = pd.DataFrame({"k": [0] * 101 + [1] * 11, "energy": [*range(101), *range(11)]})
+    band = reference_band(thoughts, "energy")
+    assert band.loc[0, ["q05", "q50", "q95", "q99"]].tolist() == [5, 50, 95, 99]
+    assert band.loc[1, "q50"] == 5
+    assert band["n"].tolist() == [101, 11]
+
+
+@pytest.mark.parametrize(
+    ("event", "row"),
+    [
+        (None, None),
+        ({}, None),
+        ({"selection": {"points": []}}, None),
+        ({"selection": {"points": [{"customdata": {"0": 7, "1": 2}}]}}, 7),
+        ({"selection": {"points": [{"x": 1}, {"customdata": [3, 0]}]}}, 3),
+    ],
+)
+def test_a_click_names_the_row_its_point_carries(event: dict, row: int | None) -> None:
+    assert clicked_row(event) == row
+
+
+def test_stepping_stops_at_both_ends() -> None:
+    ids = ["a", "b", "c"]
+    assert [neighbour(ids, x, 1) for x in ["a", "b", "c", "?", None]] == ["b", "c", "c", "a", "a"]
+    assert neighbour(ids, "a", -1) == "a"
+    assert neighbour([], "a", 1) is None
+
+
+def test_a_long_menu_offers_the_ids_around_the_current_one() -> None:
+    ids = [str(i) for i in range(100)]
+    assert nearby(ids, "50", 10) == [str(i) for i in range(45, 55)]
+    assert nearby(ids, "99", 10)[-1] == "99"
+    assert nearby(ids, None, 10) == ids[:10]
+    assert nearby(ids[:5], "3", 10) == ids[:5]
+
+
+@pytest.mark.parametrize(
+    ("asked", "range_"),
+    [((1, 3), (1, 3)), ((3, 1), (1, 3)), ((2, 99), (2, 4)), ((9, 12), (0, 4)), ("x", (0, 4))],
+)
+def test_a_range_of_positions_stays_inside_the_run(asked: object, range_: tuple[int, int]) -> None:
+    assert clamp_range(asked, 4) == range_
+
+
+def test_selected_rows_of_a_table() -> None:
+    assert selected_rows({"selection": {"rows": [2]}}) == [2]
+    assert selected_rows(None) == []
+
+
+def test_names_beyond_the_palette_become_other() -> None:
+    values = pd.Series([name for i, name in enumerate("abcdefghijkl") for _ in range(20 - i)])
+    categories = charts.as_categories(values)
+    assert categories is not None
+    assert categories.nunique() == len(charts.CATEGORIES)
+    assert (categories == charts.OTHER).sum() == sum(20 - i for i in range(7, 12))
+    assert charts.as_categories(pd.Series([1, 2, 3])) is None
+    mixed = charts.as_categories(pd.Series([True, False, None], dtype="boolean"))
+    assert mixed is not None
+    assert mixed.tolist() == ["yes", "no", "unknown"]
+
+
+def points(n: int = 6) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "x": np.arange(n, dtype=float),
+            "y": np.zeros(n),
+            "value": ["add", "times"] * (n // 2),
+            "k": np.arange(n) % 3,
+            "text": [f"thought {i}" for i in range(n)],
+            "row": np.arange(n) + 100,
+        }
+    )
+
+
+def test_the_map_shows_every_point_once_and_dims_those_outside_the_filter() -> None:
+    cloud = points()
+    figure = charts.thought_map(cloud, "operation", (cloud["k"] < 2).to_numpy())
+    names = {trace.name: len(trace.x) for trace in figure.data}
+    assert names == {"outside the filter": 2, "add": 2, "times": 2}
+    rows = sorted(int(row) for trace in figure.data for row, _ in trace.customdata)
+    assert rows == cloud["row"].tolist()
+
+
+def test_the_map_draws_the_chosen_trace_in_order_over_a_dimmed_cloud() -> None:
+    cloud = points()
+    path = cloud.iloc[[0, 1, 2]]
+    figure = charts.thought_map(cloud, "operation", np.ones(6, dtype=bool), path)
+    line = figure.data[-1]
+    assert list(line.x) == [0, 1, 2]
+    assert list(line.text) == ["0", "1", "2"]
+    assert figure.data[0].marker.opacity < 0.5
+
+
+def test_a_numeric_colour_has_a_titled_scale_with_whole_ticks() -> None:
+    cloud = points().assign(value=[0, 1, 2, 3, 4, 5])
+    (trace,) = charts.thought_map(cloud, "offset", np.ones(6, dtype=bool)).data
+    assert trace.marker.colorbar.title.text == "offset"
+    assert list(trace.marker.colorbar.ticktext) == ["0", "1", "2", "3", "4", "5"]
+
+
+def band(k: int) -> pd.DataFrame:
+    row = {"q05": 1.0, "q50": 3.0, "q95": 8.0, "q99": 10.0, "n": 500}
+    return pd.DataFrame([row] * k, index=pd.RangeIndex(k, name="k"))
+
+
+def test_the_profile_rings_what_stands_out_and_keeps_the_band_readable() -> None:
+    values = pd.DataFrame({"k": [0, 1, 2], "energy": [3.0, 900.0, 4.0], "text": ["a", "b", "c"]})
+    figure = charts.profile(values, band(3), "energy", "energy", "of clean", [1])
+    ring = figure.data[-1]
+    assert (ring.name, list(ring.x)) == ("stands out", [1])
+    assert figure.layout.yaxis.type == "log"
+    calm = charts.profile(values.assign(energy=4.0), band(3), "energy", "energy", "of clean")
+    assert calm.layout.yaxis.type is None
+    assert "stands out" not in {trace.name for trace in calm.data}
+
+
+def test_a_profile_without_a_reference_shows_the_trace_alone() -> None:
+    values = pd.DataFrame({"k": [0], "energy": [3.0], "text": ["a"]})
+    figure = charts.profile(values, band(0), "energy", "energy", "of nothing")
+    assert [trace.name for trace in figure.data] == ["this trace"]
+
+
+def test_the_histogram_counts_every_p_value_against_the_uniform_line() -> None:
+    figure = charts.p_value_histogram([0.01, 0.02, 0.5, 1.0, float("nan")], 0.05, bins=4)
+    bars, uniform, alpha = figure.data
+    assert list(bars.y) == [2, 0, 1, 1]
+    assert set(uniform.y) == {1.0}
+    assert set(alpha.x) == {0.05}
+
+
+def test_a_run_in_one_line(tmp_path: Path) -> None:
+    run = synthetic_run(tmp_path / "run", n=30, D=4, steps=(2, 3))
+    line = run_line(run)
+    assert (line.run, line.traces, line.thoughts) == ("run", 30, len(run.thoughts))
+    assert line.pass_rate == 1.0
+    total = run.traces["logp_u"].sum() / (run.traces["K"].sum() * 4)
+    assert line.logp_per_dim == pytest.approx(total, rel=1e-5)
+
+
+def test_labels_reach_every_thought_and_problem_labels_go_before_columns(tmp_path: Path) -> None:
+    run = synthetic_run(tmp_path / "run", n=10, steps=(1, 4))
+    offsets = [json.loads(text)["offset"] for text in run.thoughts["labels"]]
+    assert thought_column(run, "offset").tolist() == offsets
+    lengths = run.thoughts.groupby("trace_id")["k"].transform("size")
+    assert thought_column(run, "steps").tolist() == lengths.tolist()
+    with pytest.raises(UserError, match="no measure or label named 'colour'"):
+        thought_column(run, "colour")
+
+
+def test_a_changed_folder_has_another_stamp(tmp_path: Path) -> None:
+    assert stamp(tmp_path / "missing") == ""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a").write_text("1")
+    before = stamp(tmp_path)
+    assert before == stamp(tmp_path)
+    (tmp_path / "sub" / "b").write_text("1")
+    assert stamp(tmp_path) != before
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "nonsense"])
+def test_a_broken_artefact_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "audit.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"audit\.json"):
+        read_json(path)
+
+
+def test_no_module_hides_one_of_the_standard_library() -> None:
+    """Streamlit puts the folder of the entry script on the import path."""
+    modules = {path.stem for path in Path(charts.__file__).parent.glob("*.py")}
+    assert not modules & sys.stdlib_module_names
+
+
+def audit_json(folder: Path, **changes: object) -> Path:
+    summary = {
+        "scorer": "self",
+        "statistic": "two_sided_energy",
+        "alpha": 0.01,
+        "n": 9,
+        "flagged": [
+            {"trace_id": "b", "p_value": 0.01, "adjusted_p": 0.1, "thoughts": [], "score": 3.0},
+            {
+                "trace_id": "a",
+                "p_value": 0.001,
+                "adjusted_p": 0.01,
+                "thoughts": [1, 2],
+                "stands_out": {"k": 1, "z": 5.0, "text": "4x+7"},
+                "score": 9.0,
+            },
+        ],
+        "invalid": [],
+        "calibration": {"n": 500, "band": [0.004, 0.017]},
+    } | changes
+    folder.mkdir(parents=True)
+    path = folder / "audit.json"
+    path.write_text(json.dumps({k: v for k, v in summary.items() if v is not None}))
+    return path
+
+
+def test_flags_are_sorted_by_p_and_name_their_thoughts(tmp_path: Path) -> None:
+    audit = read_audit(audit_json(tmp_path / "one"))
+    table = flag_table(audit)
+    assert table["trace_id"].tolist() == ["a", "b"]
+    assert table.loc[0, ["stands_out", "thoughts"]].tolist() == [1, "1, 2"]
+    assert audit.thoughts_of("a") == [1, 2]
+    assert audit.thoughts_of("b") == []
+    assert audit.p_values is None
+    assert audit.band().empty
+
+
+def test_an_audit_without_a_needed_field_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no field scorer"):
+        read_audit(audit_json(tmp_path / "one", scorer=None))
+
+
+def test_an_unreadable_table_of_p_values_is_named(tmp_path: Path) -> None:
+    path = audit_json(tmp_path / "one")
+    (path.parent / "trajectories.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(UserError, match=r"trajectories\.parquet"):
+        read_audit(path)

@@ -1,0 +1,61 @@
+"""Is the dashboard private, offline and clear about bad input before it starts?"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from nfcot_model.errors import UserError
+from tests.synthetic_run import synthetic_run
+from viz_app.cli import app_command
+from viz_app.server import check_host, check_port, check_runs_dir, server_config
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])
+def test_loopback_hosts_are_served(host: str) -> None:
+    check_host(host, allow_remote=False)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.org", ""])
+def test_other_hosts_need_allow_remote(host: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--allow-remote"):
+        app_command(tmp_path, host=host)
+    check_host(host, allow_remote=True)
+
+
+def test_a_missing_folder_and_a_run_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        app_command(tmp_path / "nothing")
+    synthetic_run(tmp_path / "run", n=2)
+    with pytest.raises(UserError, match=f"nfcot app {tmp_path}"):
+        app_command(tmp_path / "run")
+    assert check_runs_dir(tmp_path) == tmp_path.resolve()
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"--port {port}"):
+            check_port("127.0.0.1", port)
+
+
+def test_streamlit_knows_every_option_and_stays_private() -> None:
+    from streamlit import config
+
+    options = server_config("127.0.0.1", 8501, browser=False)
+    known = config.get_config_options()
+    assert not options.keys() - known.keys()
+    assert options["server.address"] == "127.0.0.1"
+    assert options["server.headless"] is True
+    assert options["browser.gatherUsageStats"] is False
+    assert "*" not in options["server.allowedHosts"]
+    assert {"theme.light.primaryColor", "theme.dark.primaryColor"} <= options.keys()
+
+
+def test_the_theme_loads_nothing_from_elsewhere() -> None:
+    options = server_config("127.0.0.1", 8501, browser=False)
+    assert not [key for key, value in options.items() if "//" in str(value)]
