@@ -13,7 +13,15 @@ from nfcot_model.errors import UserError
 from nfcot_model.traces import Run
 from viz_app.bands import decode_match
 
-__all__ = ["RunLine", "artifacts", "read_json", "run_line", "stamp", "thought_column"]
+__all__ = [
+    "RunLine",
+    "artifact_row",
+    "artifacts",
+    "read_json",
+    "run_line",
+    "stamp",
+    "thought_column",
+]
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,38 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def artifact_row(kind: str, content: dict[str, Any]) -> dict[str, Any]:
+    """One audit or probe in one line: what was asked of which run, and with what result.
+
+    Fields that the artefact lacks are None.
+    """
+    run = content.get("run")
+    row: dict[str, Any] = {"run": run.get("name") if isinstance(run, dict) else run}
+    if kind == "audits":
+        names = ("scorer", "statistic", "alpha", "n")
+        flagged = content.get("flagged")
+        return (
+            row
+            | {name: content.get(name) for name in names}
+            | {"flagged": None if flagged is None else len(flagged)}
+        )
+    accuracy = content.get("metrics", {}).get("accuracy", {})
+    controls = {entry["name"]: entry["metrics"] for entry in content.get("controls", [])}
+    shuffled = controls.get("shuffled_labels", {}).get("accuracy", {})
+    interval = None
+    if {"low", "high"} <= accuracy.keys():
+        interval = f"{100 * accuracy['low']:.0f}–{100 * accuracy['high']:.0f} %"
+    return (
+        row
+        | {name: content.get(name) for name in ("site", "label", "n")}
+        | {
+            "accuracy": accuracy.get("value"),
+            "interval": interval,
+            "shuffled": shuffled.get("value"),
+        }
+    )
 
 
 def thought_column(run: Run, name: str) -> pd.Series:

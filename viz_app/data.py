@@ -24,6 +24,7 @@ __all__ = [
     "band",
     "column",
     "document",
+    "label_names",
     "load_audit",
     "load_run",
     "projection",
@@ -117,6 +118,16 @@ def _column(path: str, version: str, name: str) -> pd.Series:
 def column(path: Path, name: str) -> pd.Series:
     """One value per thought: a measure, a step label, a trace column or a problem label."""
     return _column(str(path), stamp(path), name)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _label_names(path: str, version: str) -> list[str]:
+    return load_run(Path(path)).label_columns()
+
+
+def label_names(path: Path) -> list[str]:
+    """Which step and problem labels can thoughts be coloured by?"""
+    return _label_names(str(path), stamp(path))
 
 
 @st.cache_data(max_entries=16, show_spinner=False)

@@ -100,6 +100,7 @@ def server_config(host: str, port: int, browser: bool) -> dict[str, Any]:
         "browser.serverAddress": "localhost" if everywhere else host,
         "browser.gatherUsageStats": False,
         "client.toolbarMode": "viewer",
+        "global.disableWidgetStateDuplicationWarning": True,
     }
 
 

@@ -16,7 +16,7 @@ from viz_app.selection import nearby
 __all__ = [
     "MENU_LIMIT",
     "asked_for",
-    "forget_choices",
+    "forget_trace",
     "how_to_make_a_run",
     "is_dark",
     "pick_run",
@@ -88,7 +88,7 @@ def pick_run(where: st.delta_generator.DeltaGenerator | None = None) -> Run | No
         index=None,
         key="run",
         bind="query-params",
-        on_change=forget_choices,
+        on_change=forget_trace,
     )
     path = folder / (name or names[0])
     try:
@@ -98,10 +98,9 @@ def pick_run(where: st.delta_generator.DeltaGenerator | None = None) -> Run | No
         return None
 
 
-def forget_choices() -> None:
-    """A trace and a range of positions belong to their run: choosing another run drops them."""
+def forget_trace() -> None:
+    """A trace belongs to its run: choosing another run drops it."""
     st.session_state["trace"] = None
-    st.session_state.pop("at", None)
 
 
 def pick_trace(

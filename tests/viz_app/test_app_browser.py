@@ -164,7 +164,9 @@ def test_from_the_runs_to_a_point_its_trace_and_the_audit(page, address, store) 
     page.get_by_role("link", name="Map of thoughts").click()
 
     page.get_by_role("heading", name="Map of thoughts").wait_for()
-    page.get_by_text(f"{len(run.thoughts)} shown of {len(run.thoughts)} thoughts").wait_for()
+    page.get_by_text(
+        f"{len(run.thoughts)} of {len(run.thoughts)} thoughts of 40 traces shown"
+    ).wait_for()
     wait_for_chart(page)
     assert "run=tampered" in page.url
     spot = point_on_screen(page, k=1)

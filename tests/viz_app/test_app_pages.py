@@ -143,7 +143,7 @@ def test_the_map_shows_all_thoughts_and_says_so(open_page, store: Path) -> None:
     at = open_page("map", run="tampered", colour="operation")
     assert not at.exception
     n = len(read_run(store / "tampered").thoughts)
-    assert f"{n} shown of {n} thoughts" in text_of(at)
+    assert f"{n} of {n} thoughts of 40 traces shown" in text_of(at)
     assert "only a view" in text_of(at)
     assert {trace["name"] for trace in figure(at)["data"]} == {"add", "minus", "times"}
 
@@ -185,13 +185,23 @@ def test_a_linked_trace_is_drawn_on_the_map(open_page, store: Path) -> None:
 
 
 def test_another_run_starts_with_all_positions_and_no_trace(open_page, store: Path) -> None:
-    trace = read_run(store / "ragged").traces["trace_id"].iloc[0]
-    at = open_page("map", run="ragged", at=["1", "2"], trace=trace)
+    trace = read_run(store / "clean").traces["trace_id"].iloc[0]
+    at = open_page("map", run="clean", trace=trace)
+    assert at.slider(key="at").value == (0, 3)
     assert at.selectbox(key="trace").value == trace
+    at.selectbox(key="run").set_value("ragged").run()
+    assert not at.exception
+    assert at.slider(key="at").value == (0, at.slider(key="at").max)
+    assert at.slider(key="at").max > 3
+    assert at.selectbox(key="trace").value is None
+
+
+def test_a_range_from_a_longer_run_is_cut_to_this_one(open_page) -> None:
+    at = open_page("map", run="ragged", at=["1", "6"])
+    assert at.slider(key="at").value == (1, 6)
     at.selectbox(key="run").set_value("clean").run()
     assert not at.exception
-    assert at.slider(key="at").value == (0, 3)
-    assert at.selectbox(key="trace").value is None
+    assert at.slider(key="at").value[1] <= 3
 
 
 def test_the_trace_page_shows_thoughts_profile_and_verdict(open_page, store: Path) -> None:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from nfcot_model.errors import UserError
 from tests.synthetic_run import synthetic_run
-from viz_app import charts
+from viz_app import charts, cloud
 from viz_app.audits import flag_table, read_audit
 from viz_app.bands import reference_band
-from viz_app.catalog import read_json, run_line, stamp, thought_column
+from viz_app.catalog import artifact_row, read_json, run_line, stamp, thought_column
 from viz_app.projection import project, stratified_sample
 from viz_app.selection import clamp_range, clicked_row, nearby, neighbour, selected_rows
 
@@ -123,12 +123,12 @@ def test_selected_rows_of_a_table() -> None:
 
 def test_names_beyond_the_palette_become_other() -> None:
     values = pd.Series([name for i, name in enumerate("abcdefghijkl") for _ in range(20 - i)])
-    categories = charts.as_categories(values)
+    categories = cloud.as_categories(values)
     assert categories is not None
-    assert categories.nunique() == len(charts.CATEGORIES)
-    assert (categories == charts.OTHER).sum() == sum(20 - i for i in range(7, 12))
-    assert charts.as_categories(pd.Series([1, 2, 3])) is None
-    mixed = charts.as_categories(pd.Series([True, False, None], dtype="boolean"))
+    assert categories.nunique() == len(cloud.CATEGORIES)
+    assert (categories == cloud.OTHER).sum() == sum(20 - i for i in range(7, 12))
+    assert cloud.as_categories(pd.Series([1, 2, 3])) is None
+    mixed = cloud.as_categories(pd.Series([True, False, None], dtype="boolean"))
     assert mixed is not None
     assert mixed.tolist() == ["yes", "no", "unknown"]
 
@@ -147,18 +147,18 @@ def points(n: int = 6) -> pd.DataFrame:
 
 
 def test_the_map_shows_every_point_once_and_dims_those_outside_the_filter() -> None:
-    cloud = points()
-    figure = charts.thought_map(cloud, "operation", (cloud["k"] < 2).to_numpy())
+    thoughts = points()
+    figure = cloud.thought_map(thoughts, "operation", (thoughts["k"] < 2).to_numpy())
     names = {trace.name: len(trace.x) for trace in figure.data}
     assert names == {"outside the filter": 2, "add": 2, "times": 2}
     rows = sorted(int(row) for trace in figure.data for row, _ in trace.customdata)
-    assert rows == cloud["row"].tolist()
+    assert rows == thoughts["row"].tolist()
 
 
 def test_the_map_draws_the_chosen_trace_in_order_over_a_dimmed_cloud() -> None:
-    cloud = points()
-    path = cloud.iloc[[0, 1, 2]]
-    figure = charts.thought_map(cloud, "operation", np.ones(6, dtype=bool), path)
+    thoughts = points()
+    path = thoughts.iloc[[0, 1, 2]]
+    figure = cloud.thought_map(thoughts, "operation", np.ones(6, dtype=bool), path)
     line = figure.data[-1]
     assert list(line.x) == [0, 1, 2]
     assert list(line.text) == ["0", "1", "2"]
@@ -166,8 +166,8 @@ def test_the_map_draws_the_chosen_trace_in_order_over_a_dimmed_cloud() -> None:
 
 
 def test_a_numeric_colour_has_a_titled_scale_with_whole_ticks() -> None:
-    cloud = points().assign(value=[0, 1, 2, 3, 4, 5])
-    (trace,) = charts.thought_map(cloud, "offset", np.ones(6, dtype=bool)).data
+    thoughts = points().assign(value=[0, 1, 2, 3, 4, 5])
+    (trace,) = cloud.thought_map(thoughts, "offset", np.ones(6, dtype=bool)).data
     assert trace.marker.colorbar.title.text == "offset"
     assert list(trace.marker.colorbar.ticktext) == ["0", "1", "2", "3", "4", "5"]
 
@@ -269,6 +269,22 @@ def audit_json(folder: Path, **changes: object) -> Path:
     path = folder / "audit.json"
     path.write_text(json.dumps({k: v for k, v in summary.items() if v is not None}))
     return path
+
+
+def test_artefacts_in_one_line_each() -> None:
+    audit = {"scorer": "self", "alpha": 0.01, "n": 9, "flagged": [{}, {}], "run": {"name": "r"}}
+    assert artifact_row("audits", audit)["flagged"] == 2
+    assert artifact_row("audits", audit)["run"] == "r"
+    probe = {
+        "site": "u@3",
+        "label": "offset",
+        "run": "r",
+        "metrics": {"accuracy": {"value": 0.9, "low": 0.8, "high": 0.95}},
+        "controls": [{"name": "shuffled_labels", "metrics": {"accuracy": {"value": 0.1}}}],
+    }
+    row = artifact_row("probes", probe)
+    assert (row["accuracy"], row["interval"], row["shuffled"]) == (0.9, "80–95 %", 0.1)
+    assert artifact_row("probes", {})["accuracy"] is None
 
 
 def test_flags_are_sorted_by_p_and_name_their_thoughts(tmp_path: Path) -> None:

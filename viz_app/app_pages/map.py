@@ -9,8 +9,8 @@ import pandas as pd
 import streamlit as st
 
 from nfcot_model.traces import Run
-from viz_app.charts import thought_map
-from viz_app.data import column, projection, sample
+from viz_app.cloud import thought_map
+from viz_app.data import column, label_names, projection, sample
 from viz_app.selection import clamp_range, clicked_row
 from viz_app.ui import is_dark, pick_run, pick_trace, verdict_badge
 
@@ -40,7 +40,7 @@ if run.thoughts.empty:
     st.stop()
 
 space = bar[1].selectbox("Space", list(SPACES), key="space", bind="query-params", help=str(SPACES))
-labels = [name for name in run.label_columns() if name not in MEASURES]
+labels = [name for name in label_names(run.path) if name not in MEASURES]
 colour = bar[2].selectbox(
     "Colour by",
     [*MEASURES, *labels],
@@ -51,9 +51,11 @@ colour = bar[2].selectbox(
 last = int(run.thoughts["k"].max())
 low, high = 0, last
 if last > 0:
-    asked = st.session_state.get("at", (0, last))
-    if clamp_range(asked, last) != tuple(asked):
-        st.session_state["at"] = clamp_range(asked, last)
+    if st.session_state.get("at_run", run.hash) != run.hash:
+        st.session_state["at"] = (0, last)
+    elif "at" in st.session_state:
+        st.session_state["at"] = clamp_range(st.session_state["at"], last)
+    st.session_state["at_run"] = run.hash
     low, high = bar[3].slider(
         "Positions k", 0, last, (0, last), key="at", bind="query-params",
         help="Thoughts at other positions are dimmed, not removed.",
@@ -100,15 +102,16 @@ with left:
         f"coloured by {colour}.",
     )
     sampled = (
-        f"a sample stratified by position and verdict, seed 0, of {len(everything):,} thoughts"
+        ", a sample stratified by position and verdict (seed 0)"
         if len(points) < len(everything)
-        else f"of {len(everything):,} thoughts"
+        else ""
     )
     st.caption(
-        f"{len(points):,} shown {sampled} ({len(run.traces):,} traces); {active.sum():,} inside "
-        f"the filter. PCA fitted on all thoughts of all positions; the plane keeps "
-        f"{100 * sum(view.explained):.0f} % of the variance of {space}. A projection is only a "
-        "view: points that look close may be far apart in the other dimensions."
+        f"{len(points):,} of {len(everything):,} thoughts of {len(run.traces):,} traces shown"
+        f"{sampled}; {active.sum():,} inside the filter. PCA fitted on all thoughts of all "
+        f"positions; the plane keeps {100 * sum(view.explained):.0f} % of the variance of {space}. "
+        "A projection is only a view: points that look close may be far apart in the other "
+        "dimensions."
     )
 with right:
     if trace_id is None or path is None:

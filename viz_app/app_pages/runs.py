@@ -8,10 +8,10 @@ import pandas as pd
 import streamlit as st
 
 from nfcot_model.errors import UserError
-from viz_app.catalog import artifacts
+from viz_app.catalog import artifact_row, artifacts
 from viz_app.data import document, run_lines, runs_dir
 from viz_app.selection import selected_rows
-from viz_app.ui import forget_choices, how_to_make_a_run, pick_run
+from viz_app.ui import forget_trace, how_to_make_a_run, pick_run
 
 COLUMNS: dict[str, Any] = {
     "run": "Run",
@@ -40,6 +40,7 @@ COLUMNS: dict[str, Any] = {
 }
 ARTEFACT_COLUMNS: dict[str, Any] = {
     "name": "Name",
+    "run": "Run",
     "scorer": "Scorer",
     "statistic": "Statistic",
     "alpha": st.column_config.NumberColumn("alpha", format="%.3f"),
@@ -47,8 +48,11 @@ ARTEFACT_COLUMNS: dict[str, Any] = {
     "flagged": st.column_config.NumberColumn("Flagged", format="localized"),
     "site": "Site",
     "label": "Label",
-    "estimator": "Estimator",
-    "groups": st.column_config.NumberColumn("Groups", format="localized"),
+    "accuracy": st.column_config.NumberColumn("Accuracy", format="percent"),
+    "interval": st.column_config.TextColumn("95 % interval", help="Clustered over groups."),
+    "shuffled": st.column_config.NumberColumn(
+        "Shuffled labels", format="percent", help="The same probe fitted on shuffled labels."
+    ),
     "trouble": "Trouble",
 }
 
@@ -58,23 +62,18 @@ def open_row() -> None:
     rows = selected_rows(st.session_state["runs_table"])
     if rows:
         st.session_state["run"] = lines["run"].iloc[rows[0]]
-        forget_choices()
+        forget_trace()
 
 
-def artefact_table(kind: str, file: str, fields: list[str]) -> None:
-    """One row per artefact of a kind with a few of its fields; damaged ones say so."""
+def artefact_table(kind: str, file: str) -> None:
+    """One row per artefact of a kind; damaged ones say so."""
     rows: list[dict[str, Any]] = []
     found = artifacts(folder, kind, file)
     for path in found:
         try:
-            content = document(path)
+            rows.append({"name": path.parent.name, **artifact_row(kind, document(path))})
         except UserError as error:
             rows.append({"name": path.parent.name, "trouble": str(error)})
-            continue
-        flat = {field: content.get(field) for field in fields}
-        if "flagged" in flat:
-            flat["flagged"] = len(flat["flagged"] or [])
-        rows.append({"name": path.parent.name, **flat})
     if not rows:
         st.caption(f"No {kind} yet.")
         return
@@ -91,7 +90,8 @@ def artefact_table(kind: str, file: str, fields: list[str]) -> None:
         if kind == "audits":
             st.switch_page("app_pages/audit.py", query_params={"audit": rows[row]["name"]})
         elif "trouble" not in rows[row]:
-            st.json(document(found[row]))
+            content = document(found[row])
+            st.json({name: content[name] for name in content if name != "train_groups"})
 
 
 folder = runs_dir()
@@ -151,7 +151,7 @@ with st.container(border=True):
 left, right = st.columns(2, gap="large")
 with left:
     st.subheader("Audits")
-    artefact_table("audits", "audit.json", ["scorer", "statistic", "alpha", "n", "flagged"])
+    artefact_table("audits", "audit.json")
 with right:
     st.subheader("Probes")
-    artefact_table("probes", "probe.json", ["site", "label", "estimator", "n", "groups"])
+    artefact_table("probes", "probe.json")
