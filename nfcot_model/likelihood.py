@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,17 +17,17 @@ __all__ = ["score"]
 
 @torch.no_grad()
 def score(
-    model: NFCoTModel, layout: Layout, thoughts: Thoughts, tau: float, hidden: bool = False
+    model: NFCoTModel, layout: Layout, thoughts: Thoughts, tau: float, out: Any, hidden: bool
 ) -> Scores:
     """How likely is each thought, given the prompt and the thoughts before it?
 
+    `out` is the backbone's output over the layout, from one causal pass (`NFCoTModel.stream`).
     `log p(u_k | q, u_<k)` under the model's own density (equation 3.1), in nats; `energy` is in
     units of the sampling noise, `½‖eps / tau‖²` (at `tau = 0`, where nothing is drawn, `½‖eps‖²`).
     `stop_logp` is the log-probability of the decision taken after the thought; 0 where there is
     none (fixed K, inside a step, or cut at the budget). It does not tell why a thought was had.
     """
     u, mask = thoughts.u, thoughts.mask
-    out = model.stream(layout, u, hidden=hidden)
     states = out.last_hidden_state
     keep = mask[..., None]
     mu, log_sigma = model.nf_head(at(states, layout.thought_at - 1))

@@ -114,7 +114,7 @@ class NFCoTModel(PreTrainedModel):
         ids = self.ids
         return self.lm_logits(h)[..., [ids.thought, ids.end_think]].log_softmax(-1)
 
-    def stream(self, layout: Layout, u: Tensor, hidden: bool = False) -> Any:
+    def stream(self, layout: Layout, u: Tensor, hidden: bool = False, cache: bool = False) -> Any:
         """One causal pass over whole streams; the backbone's output (last and hidden states).
 
         Streams padded on the right need no mask: nothing attends to what comes after it.
@@ -125,7 +125,7 @@ class NFCoTModel(PreTrainedModel):
             attention_mask=layout.attention_mask if padded_left else None,
             position_ids=layout.position_ids,
             output_hidden_states=hidden,
-            use_cache=False,
+            use_cache=cache,
         )
 
     def forward(

@@ -13,7 +13,7 @@ from nfcot_model.layout import Layout
 from nfcot_model.model import NFCoTModel
 from nfcot_model.thoughts import Thoughts
 
-__all__ = ["answer", "draw_noise", "noise_seed", "think"]
+__all__ = ["Stream", "answer", "draw_noise", "noise_seed", "think"]
 
 
 def noise_seed(*parts: object) -> int:
@@ -28,20 +28,21 @@ def draw_noise(seeds: Sequence[int], K: int, D: int, tau: float) -> Tensor:
     return torch.from_numpy(np.stack(rows)).float() * tau
 
 
-class _Stream:
-    """A batch of streams on one KV cache, extended by one embedding per row and call."""
+class Stream:
+    """A batch of streams on one KV cache, extended by one embedding per row and call.
 
-    def __init__(self, model: NFCoTModel, layout: Layout, u: Tensor) -> None:
+    `opening` is the backbone's output over the layout it starts from, `state` [B, d_model] the
+    last state of each row. Streams that are to be extended must be padded on the left.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: NFCoTModel, layout: Layout, u: Tensor, hidden: bool = False) -> None:
         self.model = model
         self.attention = layout.attention_mask
         self.length = layout.attention_mask.sum(-1)
-        out = model.backbone.base_model(
-            inputs_embeds=model.embed(layout, u),
-            attention_mask=self.attention,
-            position_ids=layout.position_ids,
-            use_cache=True,
-        )
-        self.cache, self.state = out.past_key_values, out.last_hidden_state[:, -1]
+        self.opening = model.stream(layout, u, hidden=hidden, cache=True)
+        self.cache = self.opening.past_key_values
+        self.state = self.opening.last_hidden_state[:, -1]
 
     def extend(self, embedded: Tensor, alive: Tensor) -> Tensor:
         """Feed [B, d_model]; rows that are not alive leave no trace in anybody's attention."""
@@ -68,7 +69,7 @@ def think(model: NFCoTModel, layout: Layout, noise: Tensor) -> Thoughts:
     """
     budget, D = noise.shape[1], model.config.D
     slots = model.config.codec["slots"]
-    stream = _Stream(model, layout, noise.new_zeros(len(noise), 1, D))
+    stream = Stream(model, layout, noise.new_zeros(len(noise), 1, D))
     alive = torch.ones(len(noise), dtype=torch.bool, device=noise.device)
     stopped = ~alive if model.config.variable_k else alive.clone()
     drawn: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -93,21 +94,19 @@ def think(model: NFCoTModel, layout: Layout, noise: Tensor) -> Thoughts:
 
 @torch.no_grad()
 def answer(
-    model: NFCoTModel,
-    layout: Layout,
-    u: Tensor,
+    stream: Stream,
     temperature: float = 0.0,
     seeds: Sequence[int] | None = None,
     max_tokens: int | None = None,
 ) -> list[list[int]]:
-    """Which answer (token ids) follows these prompts and thoughts?
+    """Which answer (token ids) follows?
 
-    `layout` holds `[prompt] <think> u </think>`, padded left (an explicit reasoner goes on from
+    `stream` opens with `[prompt] <think> u </think>` (an explicit reasoner goes on from
     `[prompt] <think>`). `temperature=0` is greedy; otherwise row i draws from `seeds[i]`.
     """
-    stream = _Stream(model, layout, u)
-    alive = torch.ones(len(u), dtype=torch.bool, device=u.device)
-    written: list[list[int]] = [[] for _ in range(len(u))]
+    model, state = stream.model, stream.state
+    alive = torch.ones(len(state), dtype=torch.bool, device=state.device)
+    written: list[list[int]] = [[] for _ in range(len(state))]
     draws = [np.random.Generator(np.random.Philox(s)) for s in seeds or ()]
     for _ in range(max_tokens or model.config.max_answer_tokens):
         logits = model.lm_logits(stream.state)

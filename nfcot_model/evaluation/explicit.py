@@ -32,7 +32,7 @@ def write_explicitly(reasoner: NFCoTReasoner, prompts: Sequence[str]) -> list[Wr
     layout = lay_out(ids, none, model.ids, close=direct, side="left").to(model.device)
     budget = model.config.max_answer_tokens + (0 if direct else MAX_REASONING_TOKENS)
     u = model.projection.weight.new_zeros(len(ids), 1, reasoner.D)
-    rows = sampling.answer(model, layout, u, max_tokens=budget)
+    rows = sampling.answer(sampling.Stream(model, layout, u), max_tokens=budget)
     return [_split(reasoner, row, direct) for row in rows]
 
 

@@ -77,18 +77,35 @@ class NFCoTReasoner:
     ) -> list[str]:
         """Which answer follows from each prompt and these thoughts (sampled, edited, given)?"""
         layout = self._layout(prompts, thoughts.K.tolist(), close=True)
-        written = sampling.answer(
-            self.model, layout, self._device(thoughts.u), temperature, noise_seeds
-        )
-        return self.tokenizer.batch_decode(written, skip_special_tokens=True)
+        stream = sampling.Stream(self.model, layout, self._device(thoughts.u))
+        return self._write(stream, temperature, noise_seeds)
+
+    def answer_scored(
+        self,
+        prompts: Sequence[str],
+        thoughts: Thoughts,
+        *,
+        tau: float,
+        temperature: float = 0.0,
+        noise_seeds: Sequence[int] | None = None,
+        hidden: bool = False,
+    ) -> tuple[list[str], Scores]:
+        """`answer` and `score` from one pass over prompt and thoughts."""
+        layout = self._layout(prompts, thoughts.K.tolist(), close=True)
+        moved = self._moved(thoughts)
+        stream = sampling.Stream(self.model, layout, moved.u, hidden)
+        scores = likelihood.score(self.model, layout, moved, tau, stream.opening, hidden)
+        return self._write(stream, temperature, noise_seeds), _on_cpu(scores)
 
     def score(
         self, prompts: Sequence[str], thoughts: Thoughts, *, tau: float, hidden: bool = False
     ) -> Scores:
         """How likely are these thoughts under this model, prompt and tau? One causal pass."""
         layout = self._layout(prompts, thoughts.K.tolist(), close=True, side="right")
-        moved = Thoughts(*(self._device(getattr(thoughts, f)) for f in _FIELDS))
-        return _on_cpu(likelihood.score(self.model, layout, moved, tau, hidden))
+        moved = self._moved(thoughts)
+        with torch.no_grad():
+            out = self.model.stream(layout, moved.u, hidden=hidden)
+        return _on_cpu(likelihood.score(self.model, layout, moved, tau, out, hidden))
 
     @torch.no_grad()
     def decode(self, thoughts: Thoughts) -> Decoded:
@@ -130,6 +147,15 @@ class NFCoTReasoner:
         e, mask = self.latents(steps)
         u, _ = self.model.flow(self._device(e), self._device(mask))
         return Thoughts.given(u.cpu(), mask)
+
+    def _write(
+        self, stream: sampling.Stream, temperature: float, seeds: Sequence[int] | None
+    ) -> list[str]:
+        written = sampling.answer(stream, temperature, seeds)
+        return self.tokenizer.batch_decode(written, skip_special_tokens=True)
+
+    def _moved(self, thoughts: Thoughts) -> Thoughts:
+        return Thoughts(*(self._device(getattr(thoughts, f)) for f in _FIELDS))
 
     def _layout(
         self,

@@ -89,6 +89,18 @@ def test_thoughts_do_not_depend_on_the_batch_they_are_in(backbone: str) -> None:
         torch.testing.assert_close(alone.u[0, :K], together.u[i, :K], atol=1e-4, rtol=1e-4)
 
 
+def test_scores_made_while_answering_are_the_scores() -> None:
+    reasoner = tiny_reasoner()
+    thoughts = thinks(reasoner)
+    answers, scores = reasoner.answer_scored(PROMPTS, thoughts, tau=0.7, hidden=True)
+    alone = reasoner.score(PROMPTS, thoughts, tau=0.7, hidden=True)
+    assert answers == reasoner.answer(PROMPTS, thoughts)
+    for name in ("logp", "energy", "logvol", "stop_logp", "eps", "hidden"):
+        torch.testing.assert_close(
+            getattr(scores, name), getattr(alone, name), atol=1e-4, rtol=1e-4
+        )
+
+
 def test_same_seed_same_thoughts_and_other_seed_other_thoughts() -> None:
     reasoner = tiny_reasoner()
     assert torch.equal(thinks(reasoner).u, thinks(reasoner).u)
