@@ -131,3 +131,15 @@ def test_the_summary_is_one_screen_with_every_figure() -> None:
 
 def test_the_summary_says_when_clean_runs_are_flagged_too_often() -> None:
     assert "outside the range by chance" in str(summary(flagged=13))
+
+
+def test_the_shipped_checkpoint_thinks_and_its_tampered_thoughts_are_seen(tmp_path: Path) -> None:
+    plan = DemoPlan(worlds=("digits",), calibration=260, test=100)
+    result = run_demo(tmp_path, plan=plan)
+    (digits,) = result.worlds
+    assert digits.pass_at_1 > 0.5
+    assert digits.decode_match > 0.7
+    assert result.replay_error_max < 1e-3
+    assert result.probe.accuracy.low > result.probe.shuffled.high
+    assert [row["flagged"] / row["n"] > 0.8 for row in result.tampered.planted] == [True] * 3
+    assert result.clean.flagged <= result.clean.flags_if_clean[1] + 2
