@@ -134,10 +134,9 @@ def plant_run(
             hidden = manifest["activations"] != "none"
             scores = reasoner.score(prompts, thoughts, tau=decode["tau"], hidden=hidden)
             slots = reasoner.config["codec"]["slots"] if reasoner.variable_k else None
-            batch = Batch(draws, thoughts, answers, scores, reasoner.decode(thoughts), slots)
-            columns = shard_columns(
-                batch, verdicts, manifest["hash"], decode["tau"], manifest["activations"]
-            )
+            batch = Batch(draws, thoughts, answers, scores)
+            decoded = reasoner.decode(thoughts)
+            columns = shard_columns(batch, decoded, slots, verdicts, manifest)
             commit_shard(out, str(shard), *columns)
     return read_run(out)
 

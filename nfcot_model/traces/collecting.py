@@ -2,7 +2,7 @@
 
 A shard is a fixed block of 64 consecutive (problem, sample) pairs and one batch of the model, so
 a resumed run computes exactly the batches that are missing. While the next batch is thought, the
-sandbox checks the answers of the last one and a second thread writes it.
+sandbox checks the answers of the last one, and a second thread decodes and writes it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from nfcot_model.reasoners import Reasoner
 from nfcot_model.sampling import noise_seed
 from nfcot_model.sandbox import Sandbox, Verdict
+from nfcot_model.thoughts import Scores, Thoughts
 from nfcot_model.traces.reader import committed_shards, read_traces_file
 from nfcot_model.traces.records import Batch, Draw, shard_columns
 from nfcot_model.traces.schema import SHARD_SIZE, shard_name, shard_paths
@@ -35,6 +36,22 @@ class Checker(Protocol):
     """Judges answers without making the caller wait, as `Sandbox` does."""
 
     def submit_many(self, pairs: list[tuple[str, Check]]) -> Future[list[Verdict]]: ...
+
+
+@runtime_checkable
+class ScoresWhileAnswering(Protocol):
+    """A reasoner whose pass over prompt and thoughts, made to answer, scores them on the way."""
+
+    def answer_scored(
+        self,
+        prompts: Sequence[str],
+        thoughts: Thoughts,
+        *,
+        tau: float,
+        temperature: float = 0.0,
+        noise_seeds: Sequence[int] | None = None,
+        hidden: bool = False,
+    ) -> tuple[list[str], Scores]: ...
 
 
 @dataclass(frozen=True)
@@ -136,28 +153,42 @@ class _Recorder:
             noise_seeds=[draw.seed for draw in draws],
             max_thoughts=decode["max_thoughts"],
         )
-        answers = self.reasoner.answer(
-            prompts,
-            thoughts,
-            temperature=decode["temperature"],
-            noise_seeds=[noise_seed(d.seed, "answer") for d in draws],
-        )
+        seeds = [noise_seed(draw.seed, "answer") for draw in draws]
+        answers, scores = self.answer(prompts, thoughts, seeds)
         verdicts = self.sandbox.submit_many(
             [(answer, draw.problem.check) for answer, draw in zip(answers, draws, strict=True)]
         )
+        return Batch(draws, thoughts, answers, scores), verdicts
+
+    def answer(
+        self, prompts: list[str], thoughts: Thoughts, seeds: list[int]
+    ) -> tuple[list[str], Scores]:
+        tau = self.manifest["decode"]["tau"] or 1.0
+        temperature = self.manifest["decode"]["temperature"]
         hidden = self.manifest["activations"] != "none"
-        scores = self.reasoner.score(prompts, thoughts, tau=decode["tau"] or 1.0, hidden=hidden)
-        decoded = self.reasoner.decode(thoughts)
-        slots = self.reasoner.config["codec"]["slots"] if self.reasoner.variable_k else None
-        return Batch(draws, thoughts, answers, scores, decoded, slots), verdicts
+        if isinstance(self.reasoner, ScoresWhileAnswering):
+            return self.reasoner.answer_scored(
+                prompts,
+                thoughts,
+                tau=tau,
+                temperature=temperature,
+                noise_seeds=seeds,
+                hidden=hidden,
+            )
+        answers = self.reasoner.answer(
+            prompts, thoughts, temperature=temperature, noise_seeds=seeds
+        )
+        return answers, self.reasoner.score(prompts, thoughts, tau=tau, hidden=hidden)
 
     def finish(self, shard: str, batch: Batch, verdicts: Future[list[Verdict]]) -> int:
+        decoded = self.reasoner.decode(batch.thoughts)
+        slots = self.reasoner.config["codec"]["slots"] if self.reasoner.variable_k else None
         columns = shard_columns(
             batch,
+            decoded,
+            slots,
             verdicts.result(),
-            self.manifest["hash"],
-            self.manifest["decode"]["tau"],
-            self.manifest["activations"],
+            self.manifest,
         )
         commit_shard(self.out, shard, *columns)
         return len(batch.draws)

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from nfcot_model.files import canonical_json
+from nfcot_model.sandbox import Verdict
 from nfcot_model.thoughts import Decoded, Scores, Thoughts
 from nfcot_model.traces.schema import trace_id
 from nfcot_model.traces.writer import trace_totals
@@ -29,46 +30,51 @@ class Draw:
 
 @dataclass(frozen=True)
 class Batch:
-    """Everything a reasoner said about one block of draws."""
+    """What a reasoner thought and answered about one block of draws, and how likely it was."""
 
     draws: Sequence[Draw]
     thoughts: Thoughts
     answers: Sequence[str]
     scores: Scores
-    decoded: Decoded
-    slots: int | None  # thoughts per reasoning step; None: all thoughts stand for all steps
 
 
 def shard_columns(
-    batch: Batch, verdicts: Sequence[Any], run_hash: str, tau: float, activations: str
+    batch: Batch,
+    decoded: Decoded,
+    slots: int | None,
+    verdicts: Sequence[Verdict],
+    manifest: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray]]:
     """Columns of the traces and thoughts tables and the tensors of one shard, for `commit_shard`.
 
+    slots: thoughts per reasoning step; None when all thoughts together stand for all steps.
     `eps` is the drawn noise; `mu` and `log_sigma` are those of the scoring pass over the stored
     `u`, so the replay error can be recomputed from the file alone.
     """
     mask = batch.thoughts.mask.numpy()
     K = mask.sum(1)
-    thoughts = _thought_columns(batch, mask, K)
+    thoughts = _thought_columns(batch, decoded, slots, mask, K)
     drawn, scored = batch.thoughts.eps.numpy(), batch.scores.eps.numpy()
     error = np.where(mask[..., None], np.abs(scored - drawn), 0.0)
-    traces = _trace_columns(batch, verdicts, run_hash, tau) | {
+    traces = _trace_columns(batch, verdicts, manifest) | {
         "K": K,
         "replay_error": error.max(axis=(1, 2), initial=0.0),
         "decode_match": _match_share(thoughts["match"], K),
-        **trace_totals(K, thoughts, batch.decoded.logdet.double().numpy()),
+        **trace_totals(K, thoughts, decoded.logdet.double().numpy()),
     }
-    return traces, thoughts, _tensors(batch, mask, activations)
+    return traces, thoughts, _tensors(batch, decoded, mask, manifest["activations"])
 
 
-def _thought_columns(batch: Batch, mask: np.ndarray, K: np.ndarray) -> dict[str, Any]:
+def _thought_columns(
+    batch: Batch, decoded: Decoded, slots: int | None, mask: np.ndarray, K: np.ndarray
+) -> dict[str, Any]:
     columns: dict[str, Any] = {"step": [], "text": [], "reference": [], "match": [], "labels": []}
-    for draw, texts, count in zip(batch.draws, batch.decoded.texts, K, strict=True):
+    for draw, texts, count in zip(batch.draws, decoded.texts, K, strict=True):
         steps, labels = draw.problem.steps, [canonical_json(x) for x in draw.problem.step_labels]
-        if batch.slots is None:
+        if slots is None:
             texts, steps, labels = ["\n".join(texts)], ["\n".join(steps)] if steps else [], []
         for k in range(count):
-            step = k // (batch.slots or int(count))
+            step = k // (slots or int(count))
             reference = steps[step] if step < len(steps) else None
             columns["step"].append(step)
             columns["text"].append(texts[step])
@@ -81,11 +87,13 @@ def _thought_columns(batch: Batch, mask: np.ndarray, K: np.ndarray) -> dict[str,
 
 
 def _trace_columns(
-    batch: Batch, verdicts: Sequence[Any], run_hash: str, tau: float
+    batch: Batch, verdicts: Sequence[Verdict], manifest: Mapping[str, Any]
 ) -> dict[str, Any]:
     problems = [draw.problem for draw in batch.draws]
     ids: dict[str, list[Any]] = {
-        "trace_id": [trace_id(d.problem.id, d.sample, d.seed, run_hash) for d in batch.draws],
+        "trace_id": [
+            trace_id(d.problem.id, d.sample, d.seed, manifest["hash"]) for d in batch.draws
+        ],
         "sample": [draw.sample for draw in batch.draws],
         "seed": [draw.seed for draw in batch.draws],
     }
@@ -103,17 +111,19 @@ def _trace_columns(
         "verdict_detail": [verdict.detail for verdict in verdicts],
         "correct": [verdict.status == "passed" for verdict in verdicts],
         "stopped": batch.thoughts.stopped.numpy(),
-        "tau": [tau] * len(problems),
+        "tau": [manifest["decode"]["tau"]] * len(problems),
     }
 
 
-def _tensors(batch: Batch, mask: np.ndarray, activations: str) -> dict[str, np.ndarray]:
+def _tensors(
+    batch: Batch, decoded: Decoded, mask: np.ndarray, activations: str
+) -> dict[str, np.ndarray]:
     tensors: Mapping[str, Tensor] = {
         "u": batch.thoughts.u,
         "eps": batch.thoughts.eps,
         "mu": batch.scores.mu,
         "log_sigma": batch.scores.log_sigma,
-        "e": batch.decoded.e,
+        "e": decoded.e,
     }
     arrays = {name: _flat(value, mask) for name, value in tensors.items()}
     if activations != "none":

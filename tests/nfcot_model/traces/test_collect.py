@@ -64,7 +64,7 @@ def test_a_run_says_what_the_reasoner_did(reasoner: NFCoTReasoner, run_path: Pat
     block = run.traces.iloc[64:]
     prompts = block["prompt"].tolist()
     thoughts = reasoner.think(prompts, tau=0.7, noise_seeds=block["seed"].tolist())
-    scores = reasoner.score(prompts, thoughts, tau=0.7, hidden=True)
+    answers, scores = reasoner.answer_scored(prompts, thoughts, tau=0.7, hidden=True)
     decoded = reasoner.decode(thoughts)
     rows = run.thoughts["shard"].to_numpy() == "000001"
     mask = thoughts.mask
@@ -78,7 +78,7 @@ def test_a_run_says_what_the_reasoner_did(reasoner: NFCoTReasoner, run_path: Pat
     ):
         np.testing.assert_array_equal(run.tensor(name)[rows], expected.numpy(), err_msg=name)
     assert run.thoughts["text"][rows].tolist() == [t for row in decoded.texts for t in row]
-    assert block["answer"].tolist() == reasoner.answer(prompts, thoughts)
+    assert block["answer"].tolist() == answers == reasoner.answer(prompts, thoughts)
     np.testing.assert_allclose(block["logp_u"], scores.logp.sum(1), rtol=1e-5)
     np.testing.assert_allclose(
         block["logp_u_K"] - block["logp_u"], scores.stop_logp.sum(1), rtol=1e-4
