@@ -39,7 +39,10 @@ def _longest(stage: StageConfig, step: int) -> int:
 
 def _world_problem(data: DataConfig, rng: random.Random, longest: int) -> Problem:
     world = rng.choices(list(data.worlds), list(data.worlds.values()))[0]
-    steps = rng.randint(1, longest)
+    # Longer problems more often: there are so few short pipelines that their answers would be
+    # learned by heart, past the thoughts.
+    lengths = range(1, longest + 1)
+    steps = rng.choices(lengths, lengths)[0]
     renumbered = rng.random() < data.renumber
     first = rng.randint(1, MAX_STEPS + 1 - steps) if renumbered else 1
     return make_problem(world, "train", rng, steps, first)
