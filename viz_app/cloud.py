@@ -63,7 +63,7 @@ def thought_map(
     focus = path is not None and len(path) > 0
     size, opacity = (7, 0.8) if len(points) <= 4000 else (5, 0.75)
     size, opacity = (size, opacity) if len(points) <= 20_000 else (3, 0.6)
-    opacity = 0.25 if focus else opacity
+    opacity = (0.4 if dark else 0.25) if focus else opacity
     rest = points[~active]
     if len(rest):
         figure.add_trace(
@@ -148,7 +148,7 @@ def add_path(figure: go.Figure, path: pd.DataFrame, dark: bool) -> None:
     """The chosen trace: a line through its thoughts in order, every thought numbered by k."""
     ink, paper = ("#F3F6FA", "#11161D") if dark else ("#1D2733", "#FFFFFF")
     figure.add_trace(
-        go.Scatter(
+        go.Scattergl(
             x=path["x"],
             y=path["y"],
             mode="lines+markers+text",
