@@ -58,7 +58,7 @@ class StageConfig(_Section):
     weight_decay: float = 0.01
     clip: float = 1.0
     curriculum: int = 0
-    first_length: int = 3
+    first_length: int = Field(default=3, ge=2)
     target_noise: float = 0.3
     kl_weight: float = 1e-2
     validate_every: int = 250

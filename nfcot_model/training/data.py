@@ -39,9 +39,9 @@ def _longest(stage: StageConfig, step: int) -> int:
 
 def _world_problem(data: DataConfig, rng: random.Random, longest: int) -> Problem:
     world = rng.choices(list(data.worlds), list(data.worlds.values()))[0]
-    # Longer problems more often: there are so few short pipelines that their answers would be
-    # learned by heart, past the thoughts.
-    lengths = range(1, longest + 1)
+    # Longer problems more often: the fewer pipelines of a length there are, the sooner their
+    # answers are learned by heart, past the thoughts.
+    lengths = range(TRAINED_STEPS[0], longest + 1)
     steps = rng.choices(lengths, lengths)[0]
     renumbered = rng.random() < data.renumber
     first = rng.randint(1, MAX_STEPS + 1 - steps) if renumbered else 1
