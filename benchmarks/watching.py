@@ -4,7 +4,9 @@
 
 Both do the same problems in batches of 64 with the same noise; they alternate, and the ratio is
 that of the median wall times. Watching includes likelihoods, decoded text, verdicts and the files
-with their fsyncs; loading the model and starting the sandbox's workers is outside both.
+with their fsyncs; loading the model and starting the sandbox's workers is outside both. Give it an
+idle machine with two cores: verdicts, decoding and writing happen beside the model. `cpu_ratio`
+compares this process's processor time, which other programs disturb less.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 
@@ -38,10 +42,11 @@ def bare(reasoner: NFCoTReasoner, problems: list[Problem], tau: float) -> None:
         reasoner.answer(prompts, reasoner.think(prompts, tau=tau, noise_seeds=seeds))
 
 
-def seconds(work: object, *arguments: object, **named: object) -> float:
-    started = perf_counter()
-    work(*arguments, **named)  # type: ignore[operator]
-    return perf_counter() - started
+def cost(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall and processor seconds of one call."""
+    wall, cpu = perf_counter(), process_time()
+    work()
+    return perf_counter() - wall, process_time() - cpu
 
 
 def main() -> int:
@@ -55,31 +60,34 @@ def main() -> int:
     reasoner = load_reasoner(options.model)
     half = options.problems // 2
     problems = make_world("digits", "test", 1, half) + make_world("shuffle", "test", 1, half)
-    times: dict[str, list[float]] = {"bare": [], "watched": []}
+    costs: dict[str, list[tuple[float, float]]] = {"bare": [], "watched": []}
     with tempfile.TemporaryDirectory() as folder, Sandbox() as sandbox:
-        collect(reasoner, problems[:BATCH], Path(folder) / "warm", sandbox=sandbox)
-        for repeat in range(options.repeats):
-            times["bare"].append(seconds(bare, reasoner, problems, options.tau))
-            times["watched"].append(
-                seconds(
-                    collect,
-                    reasoner,
-                    problems,
-                    Path(folder) / str(repeat),
-                    tau=options.tau,
-                    activations=options.activations,
-                    sandbox=sandbox,
-                )
+
+        def watched(name: str, block: list[Problem]) -> None:
+            collect(
+                reasoner,
+                block,
+                Path(folder) / name,
+                tau=options.tau,
+                activations=options.activations,
+                sandbox=sandbox,
             )
-    median = {name: statistics.median(values) for name, values in times.items()}
-    ratio = median["watched"] / median["bare"]
+
+        watched("warm", problems[:BATCH])
+        for repeat in range(options.repeats):
+            costs["bare"].append(cost(partial(bare, reasoner, problems, options.tau)))
+            costs["watched"].append(cost(partial(watched, str(repeat), problems)))
+    wall = {name: statistics.median(w for w, _ in values) for name, values in costs.items()}
+    cpu = {name: statistics.median(c for _, c in values) for name, values in costs.items()}
+    ratio = wall["watched"] / wall["bare"]
     report = {
         "ratio": ratio,
         "limit": LIMIT,
         "within_limit": ratio <= LIMIT,
         "problems": len(problems),
-        "seconds": {name: [round(s, 3) for s in values] for name, values in times.items()},
-        "traces_per_second": len(problems) / median["watched"],
+        "cpu_ratio": cpu["watched"] / cpu["bare"],
+        "seconds": {name: [round(w, 3) for w, _ in values] for name, values in costs.items()},
+        "traces_per_second": len(problems) / wall["watched"],
         "threads": torch.get_num_threads(),
     }
     sys.stdout.write(json.dumps(report, indent=2) + "\n")

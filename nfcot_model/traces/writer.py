@@ -58,24 +58,30 @@ def open_run(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         _refuse_foreign(path)
         found = wanted
     with _space_needed(path):
-        path.mkdir(parents=True, exist_ok=True)
-        if not (path / MANIFEST).exists():
-            write_json(path / MANIFEST, found)
-        for folder in FOLDERS:
-            (path / folder).mkdir(exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if not (path / MANIFEST).exists():
+                write_json(path / MANIFEST, found)
+            for folder in FOLDERS:
+                (path / folder).mkdir(exist_ok=True)
+        except OSError:
+            discard_empty(path)
+            raise
     return found
 
 
 def discard_empty(path: Path) -> None:
     """Leave nothing behind when no shard was committed: remove the manifest and the folders."""
-    if committed_shards(path):
+    if committed_shards(path) or not path.is_dir():
         return
-    for folder in FOLDERS:
-        for file in (path / folder).glob("*"):
+    (path / MANIFEST).unlink(missing_ok=True)
+    for folder in (path / name for name in FOLDERS):
+        for file in folder.glob("*"):
             file.unlink()
-        (path / folder).rmdir()
-    (path / MANIFEST).unlink()
-    path.rmdir()
+        if folder.is_dir():
+            folder.rmdir()
+    if not any(path.iterdir()):
+        path.rmdir()
 
 
 @contextmanager

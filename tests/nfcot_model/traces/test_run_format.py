@@ -210,6 +210,18 @@ def test_full_disk_leaves_whole_shards_only(
     assert len(files) == 1 + 3 * shards
 
 
+def test_full_disk_at_the_start_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writer, "write_json", full)
+    with pytest.raises(UserError, match="no space left"):
+        synthetic_run(tmp_path / "run", n=3)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_trace_without_thoughts_and_an_empty_run(tmp_path: Path) -> None:
     run = synthetic_run(tmp_path / "ragged", n=20, steps=(0, 2))
     assert set(run.traces["K"]) == {0, 1, 2}
