@@ -98,13 +98,18 @@ class ThoughtCodec(nn.Module):
     @torch.no_grad()
     def write(self, e: Tensor) -> list[list[int]]:
         """Which text (token ids, greedy) does each latent chunk [N, slots, D] stand for?"""
-        latents = self.raw(e)
-        ids = torch.zeros(len(e), 0, dtype=torch.long, device=e.device)
+        cache: list[Tensor] = []
+        state = self.decoder(self.from_latent(self.raw(e)), cache)[:, -1]
+        written: list[Tensor] = []
         finished = torch.zeros(len(e), dtype=torch.bool, device=e.device)
         for _ in range(self.config.max_text_tokens):
-            token = self.logits(latents, ids)[:, -1].argmax(-1)
+            token = self.to_vocab(state).argmax(-1)
             finished |= token == self.eos
             if bool(finished.all()):
                 break
-            ids = torch.cat([ids, token.masked_fill(finished, self.eos)[:, None]], dim=1)
+            written.append(token.masked_fill(finished, self.eos))
+            state = self.decoder(self.embed(token)[:, None], cache)[:, -1]
+        if not written:
+            return [[] for _ in range(len(e))]
+        ids = torch.stack(written, dim=1)
         return [row[: row.index(self.eos)] if self.eos in row else row for row in ids.tolist()]

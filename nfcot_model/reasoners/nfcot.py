@@ -41,6 +41,7 @@ class NFCoTReasoner:
             "codec": model.config.codec,
             "flow": model.config.flow,
             "backbone": model.config.backbone.get("model_type"),
+            "dtype": str(model.backbone.dtype).removeprefix("torch."),
         }
 
     def save(self, folder: Path) -> None:

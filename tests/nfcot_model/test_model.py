@@ -186,6 +186,24 @@ def test_decoding_inverts_the_flow_and_gives_one_text_per_thought() -> None:
     assert decoded.texts == reasoner.read(e, mask)
 
 
+@pytest.mark.parametrize("slots", [1, 2])
+def test_cached_writing_equals_writing_without_a_cache(slots: int) -> None:
+    codec = tiny_reasoner(
+        codec={"slots": slots, "d_model": 32, "layers": 2, "heads": 2}
+    ).model.codec
+    e = 3 * torch.randn(20, slots, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for row, written in zip(e, codec.write(e), strict=True):
+            ids: list[int] = []
+            while len(ids) < codec.config.max_text_tokens:
+                seen = torch.tensor([ids], dtype=torch.long).view(1, -1)
+                token = int(codec.logits(codec.raw(row[None]), seen)[0, -1].argmax())
+                if token == codec.eos:
+                    break
+                ids.append(token)
+            assert written == ids
+
+
 def test_thoughts_decode_one_by_one_while_thinking() -> None:
     reasoner = tiny_reasoner(flow={"order": "causal", "d_model": 16, "heads": 2})
     thoughts = given_thoughts([6])
