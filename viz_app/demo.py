@@ -141,4 +141,4 @@ def _own_folder(out: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{error}; the demo's own folder can be deleted: {out.parent}") from error
+        raise UserError(f"{error}, or delete {out.parent}: the demo makes it again") from error
