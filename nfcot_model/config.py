@@ -28,6 +28,9 @@ class CodecConfig:
     max_text_tokens: int = 16
     noise: float = 0.3
 
+    def __post_init__(self) -> None:
+        _check_heads(self.d_model, self.heads)
+
 
 @dataclass(frozen=True)
 class FlowConfig:
@@ -43,6 +46,14 @@ class FlowConfig:
     d_model: int = 64
     heads: int = 2
     max_log_scale: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check_heads(self.d_model, self.heads)
+
+
+def _check_heads(d_model: int, heads: int) -> None:
+    if heads < 1 or d_model % heads:
+        raise ValueError(f"d_model {d_model} is not a multiple of heads {heads}")
 
 
 class NFCoTConfig(PretrainedConfig):

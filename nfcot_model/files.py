@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nfcot_model.errors import UserError
+
 __all__ = [
     "canonical_json",
     "content_hash",
@@ -30,6 +32,8 @@ def replacing(path: Path) -> Iterator[Path]:
     exception it is removed and `path` is left as it was.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is not a regular file; choose another output file")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary

@@ -71,11 +71,12 @@ class ShallowFlow(nn.Module):
         )
 
     def forward(self, e: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        logdet = e.new_zeros(len(e))
-        x = e * mask[..., None].to(e.dtype)
-        for index, block in enumerate(self.blocks):
-            y, term = block(self._ordered(x, mask, index), mask)
-            x, logdet = self._ordered(y, mask, index), logdet + term
+        with torch.autocast(e.device.type, enabled=False):
+            logdet = e.new_zeros(len(e))
+            x = e * mask[..., None].to(e.dtype)
+            for index, block in enumerate(self.blocks):
+                y, term = block(self._ordered(x, mask, index), mask)
+                x, logdet = self._ordered(y, mask, index), logdet + term
         return x, logdet
 
     def inverse(self, u: Tensor, mask: Tensor) -> Tensor:

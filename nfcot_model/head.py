@@ -26,8 +26,9 @@ class NFHead(nn.Module):
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """h [..., d_model] → mu, log_sigma [..., D] in the head's own precision (fp32)."""
-        mu, raw = self.out(self.norm(h.to(self.out.weight.dtype))).chunk(2, dim=-1)
-        return mu, self.bound * torch.tanh(raw / self.bound)
+        with torch.autocast(h.device.type, enabled=False):
+            mu, raw = self.out(self.norm(h.to(self.out.weight.dtype))).chunk(2, dim=-1)
+            return mu, self.bound * torch.tanh(raw / self.bound)
 
 
 def gaussian_logp(eps: Tensor, log_sigma: Tensor) -> Tensor:

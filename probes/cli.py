@@ -18,7 +18,7 @@ def fit(
     run: Annotated[Path, typer.Argument(help="A run folder, from nfcot trace.")],
     label: Annotated[str, typer.Option(help="A step label or a problem label.")],
     site: Annotated[str, typer.Option(help="Where to read: u@3, eps@0, e@-1, mu@2, or h@LAYER@K.")],
-    seed: Annotated[int, typer.Option(help="Decides split, folds and resamples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides split, folds and resamples.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the probe [beside the run: probes/NAME].")
     ] = None,

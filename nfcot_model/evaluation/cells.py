@@ -25,7 +25,7 @@ class Cell:
     """Figures of one cell. Intervals are 95 % Wilson over problems (the first sample of each).
 
     `decode_exact` is the share of reference steps that the thought at the same place decodes to;
-    `right_length` the share of traces with as many thoughts as steps; `nll_per_dim` is
+    `right_length` the share of traces that think as many steps as the reference; `nll_per_dim` is
     `-log p(u|q) / (K·D)` in nats with the 2π constant; `positions` the mean number of places
     spent between `<think>` and the answer. None where the reasoner has no such thing.
     """
@@ -82,6 +82,7 @@ def evaluate_cell(
     """How often is the answer right when the model thinks for itself at this tau?"""
     right = np.zeros((samples, len(problems)), dtype=bool)
     exact = total = length_right = thoughts_spent = 0
+    slots = reasoner.model.config.codec["slots"]
     nll = 0.0
     for sample in range(samples):
         verdicts: list[bool] = []
@@ -95,7 +96,7 @@ def evaluate_cell(
             same, of = agreement(reasoner.decode(thoughts).texts, block)
             exact, total = exact + same, total + of
             K = thoughts.K.tolist()
-            length_right += sum(k == len(p.steps) for k, p in zip(K, block, strict=True))
+            length_right += sum(k == slots * len(p.steps) for k, p in zip(K, block, strict=True))
             nll -= float(reasoner.score(prompts, thoughts, tau=tau).logp.sum())
             thoughts_spent += sum(K)
         right[sample] = verdicts
@@ -112,7 +113,7 @@ def evaluate_cell(
         *wilson(first, len(problems)),
         positions=thoughts_spent / len(problems),
         decode_exact=exact / total if total else None,
-        right_length=length_right / len(problems) if total else None,
+        right_length=length_right / len(problems) if total and reasoner.variable_k else None,
         nll_per_dim=nll / (thoughts_spent * reasoner.D),
         pass_at_k={
             str(k): float(np.mean([pass_at_k(int(c), samples, k) for c in counts])) for k in ks

@@ -1,5 +1,6 @@
 """`nfcot eval`: held-out pass rates, decoding, likelihood and controls of a model."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,10 @@ import typer
 def evaluate(
     model: Annotated[Path, typer.Argument(help="checkpoint folder")],
     problems: Annotated[
-        Path | None, typer.Argument(help="JSONL problems; without it fresh ones of the worlds")
+        Path | None,
+        typer.Argument(
+            help="JSONL problems, a cell per world; without it fresh ones of --worlds, --steps …"
+        ),
     ] = None,
     worlds: Annotated[
         str, typer.Option(help="built-in worlds, comma-separated")
@@ -51,14 +55,17 @@ def evaluate(
         taus = [float(text) for text in tau.split(",")]
     except ValueError:
         raise UserError(f"--tau {tau}: expected numbers such as 0,0.7,1.0") from None
-    if min(taus) < 0:
+    if not all(math.isfinite(t) and t >= 0 for t in taus):
         raise UserError(f"--tau {tau}: a temperature is 0 (the mode) or more")
+    if markdown is not None and not markdown.parent.is_dir():
+        raise UserError(f"--markdown {markdown}: the folder {markdown.parent} does not exist")
     if samples < 1:
         raise UserError(f"--samples {samples}: expected at least 1")
     if problems is not None:
         given = read_problems(problems)
-        cells = [("given", given)]
-        swapped = [given] if swaps else []
+        by_world = {w: [p for p in given if p.world == w] for w in sorted({p.world for p in given})}
+        cells = [("given", members) for members in by_world.values()]
+        swapped = list(by_world.values()) if swaps else []
     else:
         names = worlds.split(",")
         cells = list(problem_cells(names, steps.split(","), split, seed, n))

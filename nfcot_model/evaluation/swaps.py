@@ -26,20 +26,21 @@ class SwapFigures:
     `zeroed` and `shuffled` are pass rates on `n` problems with all thoughts 0, or taken from
     another problem with the same K. Among `pairs` problems solved by both sides with different
     correct answers, the answer to the receiver's prompt with the donor's thoughts passes the
-    donor's tests (`donor_follow`), the receiver's own (`own_prompt`), or neither. Following the
+    donor's tests (`donor_follow`), the receiver's own (`own_prompt`), or neither; None where there
+    is nothing to take a share of. Following the
     donor shows that thoughts decide the answer here; it does not show that they are faithful.
     """
 
     world: str
     tau: float
     n: int
-    pass_at_1: float
-    zeroed: float
-    shuffled: float
+    pass_at_1: float | None
+    zeroed: float | None
+    shuffled: float | None
     pairs: int
-    donor_follow: float
-    own_prompt: float
-    neither: float
+    donor_follow: float | None
+    own_prompt: float | None
+    neither: float | None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -83,13 +84,24 @@ def evaluate_swaps(
                 counts["pairs"] += 1
                 counts["donor"] += follows_donor[place]
                 counts["receiver"] += follows_own[place]
-    share = {k: v / max(1, n) for k, v in counts.items()}
-    pairs = max(1, counts["pairs"])
-    donor, receiver = counts["donor"] / pairs, counts["receiver"] / pairs
+    pairs = counts["pairs"]
+    neither = pairs - counts["donor"] - counts["receiver"]
     return SwapFigures(
-        problems[0].world, tau, n, share["own"], share["zeroed"], share["shuffled"],
-        counts["pairs"], donor, receiver, 1 - donor - receiver,
-    )  # fmt: skip
+        problems[0].world,
+        tau,
+        n,
+        _share(counts["own"], n),
+        _share(counts["zeroed"], n),
+        _share(counts["shuffled"], n),
+        pairs,
+        _share(counts["donor"], pairs),
+        _share(counts["receiver"], pairs),
+        _share(neither, pairs),
+    )
+
+
+def _share(count: int, of: int) -> float | None:
+    return count / of if of else None
 
 
 def _donors(K: list[int], rng: random.Random) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -44,15 +45,33 @@ def load_reasoner(
     if dtype not in DTYPES:
         raise UserError(f"dtype '{dtype}': choose one of {', '.join(DTYPES)}")
     _check_folder(folder, kinds)
+    _check_device(device)
     transformers_logging.disable_progress_bar()
     try:
-        model = NFCoTModel.from_pretrained(folder, dtype=DTYPES[dtype], local_files_only=True)
+        loaded: Any = NFCoTModel.from_pretrained(
+            folder, dtype=DTYPES[dtype], local_files_only=True, output_loading_info=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder}: damaged checkpoint ({reason}); copy it again") from error
+    model, report = loaded
+    wrong = [*report["missing_keys"], *report["unexpected_keys"]]
+    if wrong:
+        raise UserError(
+            f"{folder}: damaged checkpoint ({len(wrong)} weights missing or unknown, such as"
+            f" '{wrong[0]}'); copy it again"
+        )
     torch.nn.Module.to(model, device)
     return NFCoTReasoner(model, tokenizer, checkpoint_hash(folder))
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device '{device}' cannot be used ({reason}); use cpu") from None
 
 
 def _check_folder(folder: Path, kinds: Sequence[str]) -> None:
@@ -66,7 +85,7 @@ def _check_folder(folder: Path, kinds: Sequence[str]) -> None:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}/config.json: unreadable ({error}); copy it again") from None
-    kind = config.get("model_type")
+    kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != "nfcot":
         raise UserError(
             f"{folder}: model_type is '{kind}', expected 'nfcot'; to think with another causal LM,"
@@ -80,8 +99,8 @@ def _check_folder(folder: Path, kinds: Sequence[str]) -> None:
         )
     if config.get("reasoner", "nfcot") not in kinds:
         raise UserError(
-            f"{folder}: a '{config['reasoner']}' control, which has no thoughts; expected"
-            f" {' or '.join(kinds)}"
+            f"{folder}: reasons as '{config.get('reasoner', 'nfcot')}', expected a checkpoint of"
+            f" {' or '.join(kinds)} (the controls text and direct have no thoughts)"
         )
     if not (folder / "model.safetensors").exists():
         raise UserError(f"{folder}: model.safetensors is missing; copy the folder again")

@@ -52,17 +52,15 @@ def _train(
     seed: int | None,
     as_json: bool,
 ) -> None:
-    from accelerate import Accelerator
-
     from nfcot_model.terminal import console, emit_json
     from nfcot_model.training.config import load_config
     from nfcot_model.training.report import progress_report
-    from nfcot_model.training.stages import train
+    from nfcot_model.training.stages import make_accelerator, train
 
     settings = load_config(
         preset, config, reasoner=reasoner, backbone=backbone, problems=problems, seed=seed
     )
-    accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+    accelerator = make_accelerator(settings)
     with progress_report(console, enabled=accelerator.is_main_process) as report:
         figures = train(settings, stages, out, report=report, accelerator=accelerator)
     if not accelerator.is_main_process:

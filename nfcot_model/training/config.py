@@ -6,9 +6,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from nfcot_model.config import CodecConfig, FlowConfig
 from nfcot_model.errors import UserError
+from nfcot_model.worlds import WORLDS
 
 __all__ = ["STAGES", "DataConfig", "ModelConfig", "StageConfig", "TrainConfig", "load_config"]
 
@@ -24,12 +33,12 @@ class ModelConfig(_Section):
     """`backbone` is a Hugging Face config as a dict, or a local folder with its tokenizer."""
 
     backbone: dict[str, Any] | str
-    D: int = 16
-    codec: dict[str, Any] = Field(default_factory=dict)
-    flow: dict[str, Any] = Field(default_factory=dict)
-    max_thoughts: int = 16
-    max_answer_tokens: int = 40
-    vocab_size: int = 640
+    D: int = Field(default=16, ge=1)
+    codec: CodecConfig = CodecConfig()
+    flow: FlowConfig = FlowConfig()
+    max_thoughts: int = Field(default=16, ge=1)
+    max_answer_tokens: int = Field(default=40, ge=1)
+    vocab_size: int = Field(default=640, ge=300)
 
 
 class DataConfig(_Section):
@@ -40,7 +49,15 @@ class DataConfig(_Section):
 
     worlds: dict[str, float] = Field(default_factory=lambda: {"digits": 1.0, "shuffle": 1.0})
     problems: str | None = None
-    renumber: float = 0.0
+    renumber: float = Field(default=0.0, ge=0, le=1)
+
+    @field_validator("worlds")
+    @classmethod
+    def _known_worlds(cls, worlds: dict[str, float]) -> dict[str, float]:
+        unknown = worlds.keys() - WORLDS.keys()
+        if unknown or not worlds or min(worlds.values()) <= 0:
+            raise ValueError(f"expected positive weights for some of {', '.join(WORLDS)}")
+        return worlds
 
 
 class StageConfig(_Section):
@@ -61,7 +78,13 @@ class StageConfig(_Section):
     first_length: int = Field(default=3, ge=2)
     target_noise: float = 0.3
     kl_weight: float = 1e-2
-    validate_every: int = 250
+    validate_every: int = Field(default=250, ge=1)
+
+    @model_validator(mode="after")
+    def _parts_are_not_empty(self) -> StageConfig:
+        if self.accumulate > self.batch:
+            raise ValueError(f"accumulate {self.accumulate} is more than batch {self.batch}")
+        return self
 
 
 class TrainConfig(_Section):
@@ -99,12 +122,15 @@ def load_config(
         raise UserError(f"--preset {preset}: no such preset; choose one of {known}")
     try:
         data = yaml.safe_load(source.read_text())
-    except OSError as error:
-        raise UserError(f"{source}: cannot be read ({error.strerror})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: cannot be read as UTF-8 YAML ({error})") from None
     except yaml.YAMLError as error:
         raise UserError(f"{source}: not valid YAML ({str(error).splitlines()[0]})") from None
+    data = data or {}
+    if not isinstance(data, dict) or not isinstance(data.get("model", {}), dict):
+        raise UserError(f"{source}: expected a mapping with the sections model, codec, joint, …")
     try:
-        data = dict(data or {})
+        data = dict(data)
         if reasoner is not None:
             data["reasoner"] = reasoner
         if seed is not None:

@@ -12,7 +12,7 @@ from nfcot_model.training.config import DataConfig, StageConfig
 from nfcot_model.worlds import Problem, make_problem, read_problems
 from nfcot_model.worlds.generate import MAX_STEPS, TRAINED_STEPS
 
-__all__ = ["held_out", "training_batch", "vocabulary_texts"]
+__all__ = ["every_problem", "held_out", "training_batch", "vocabulary_texts"]
 
 HELD_OUT = 256
 
@@ -85,6 +85,14 @@ def held_out(data: DataConfig, seed: int) -> list[Problem]:
         for world in data.worlds
         for _ in range(per_world)
     ]
+
+
+def every_problem(data: DataConfig, seed: int) -> list[Problem]:
+    """All problems of a file; for worlds, which have no end, a large draw with the longest."""
+    if data.problems is not None:
+        return _user_problems(data.problems)
+    rng = random.Random(f"{seed}/every")
+    return [_world_problem(data, rng, TRAINED_STEPS[1]) for _ in range(500)]
 
 
 def vocabulary_texts(data: DataConfig, seed: int) -> Sequence[str]:

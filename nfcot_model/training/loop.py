@@ -59,8 +59,8 @@ class Guard:
         if self.skipped_in_a_row >= 10:
             raise UserError(
                 f"training diverged: ten steps in a row up to step {step} had a non-finite or"
-                f" exploding gradient (norm {norm:.3g}); lower the learning rate and"
-                " start the stage again from its last state"
+                f" exploding gradient (norm {norm:.3g}); lower the learning rate"
+                " (lr) in a --config file and train into a new folder"
             )
         return False
 
@@ -96,7 +96,7 @@ def run_stage(
     module.train()
     for step in range(first, stage.steps):
         set_rate(optimizer, stage, step)
-        torch.manual_seed(hash((seed, step)) % 2**31)
+        torch.manual_seed(hash((seed, step, accelerator.process_index)) % 2**31)
         losses = _step(module, optimizer, loss_of, stage, accelerator, guard, step)
         last = step + 1 == stage.steps
         if step % LOG_EVERY == 0 or last:

@@ -6,7 +6,9 @@ and frozen, then flow, projection and head, then everything but the codec.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -22,11 +24,11 @@ from nfcot_model.sampling import noise_seed
 from nfcot_model.tokenizer import train_tokenizer
 from nfcot_model.training.collate import codec_batch, joint_batch
 from nfcot_model.training.config import STAGES, StageConfig, TrainConfig
-from nfcot_model.training.data import held_out, training_batch, vocabulary_texts
+from nfcot_model.training.data import every_problem, held_out, training_batch, vocabulary_texts
 from nfcot_model.training.loop import Losses, Progress, run_stage
 from nfcot_model.worlds import Problem
 
-__all__ = ["fresh_reasoner", "train"]
+__all__ = ["fresh_reasoner", "make_accelerator", "train"]
 
 Report = Callable[[Progress], None]
 
@@ -42,20 +44,28 @@ def fresh_reasoner(config: TrainConfig) -> NFCoTReasoner:
             raise UserError(
                 f"{backbone}: no Hugging Face model folder; expected a config.json in it"
             )
-        tokenizer = AutoTokenizer.from_pretrained(backbone, local_files_only=True)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(backbone, local_files_only=True)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{backbone}: its tokenizer cannot be loaded ({reason})") from None
     else:
         backbone = model.backbone
         tokenizer = train_tokenizer(vocabulary_texts(config.data, config.seed), model.vocab_size)
-    fresh = model_over(
-        backbone,
-        tokenizer,
-        D=model.D,
-        codec=model.codec,
-        flow=model.flow,
-        max_thoughts=model.max_thoughts,
-        max_answer_tokens=model.max_answer_tokens,
-        reasoner=config.reasoner,
-    )
+    try:
+        fresh = model_over(
+            backbone,
+            tokenizer,
+            D=model.D,
+            codec=asdict(model.codec),
+            flow=asdict(model.flow),
+            max_thoughts=model.max_thoughts,
+            max_answer_tokens=model.max_answer_tokens,
+            reasoner=config.reasoner,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"model.backbone: not a causal language model ({reason})") from None
     return NFCoTReasoner(fresh, tokenizer)
 
 
@@ -73,14 +83,15 @@ def train(
     and is skipped when finished. The last finished stage's model is a checkpoint folder like any
     other. Raises UserError when `out` holds another training or the stage before is missing.
     """
-    accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision)
+    accelerator = accelerator or make_accelerator(config)
     with accelerator.main_process_first():
         _claim(out, config)
     figures: dict[str, dict[str, float]] = {}
     for name in stages:
         stage: StageConfig = getattr(config, name)
         finished = out / name / "model"
-        if finished.exists() or stage.steps == 0:
+        skipped = config.reasoner != "nfcot" and name != "joint"
+        if finished.exists() or stage.steps == 0 or skipped:
             continue
         with accelerator.main_process_first():
             reasoner = _before(config, name, out)
@@ -88,24 +99,64 @@ def train(
         run = _train_codec if name == "codec" else _train_streams
         figures[name] = run(config, name, reasoner, out / name, accelerator, report)
         if accelerator.is_main_process:
-            reasoner.save(finished)
             write_json(out / name / "figures.json", figures[name])
+            _publish(reasoner, finished)
         accelerator.wait_for_everyone()
     return figures
 
 
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Where is trained? On the GPUs there are, else on the CPU, in as many processes as started."""
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=config.mixed_precision)
+
+
 def _claim(out: Path, config: TrainConfig) -> None:
-    path, text = out / "train.json", config.model_dump(mode="json")
+    path = out / "train.json"
     if path.exists():
-        if TrainConfig.model_validate_json(path.read_text()) != config:
+        try:
+            same = TrainConfig.model_validate_json(path.read_text()) == config
+        except ValueError:
+            same = False
+        if not same:
             raise UserError(
                 f"{out}: holds another training (train.json differs); choose another -o"
             )
         return
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: not empty and not a training folder; choose another -o")
+    fresh = fresh_reasoner(config)
+    _check_data(fresh, config)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(path, text)
+    write_json(path, config.model_dump(mode="json"))
+
+
+def _check_data(fresh: NFCoTReasoner, config: TrainConfig) -> None:
+    """Does every problem fit the model? Asked before anything is written."""
+    problems = every_problem(config.data, config.seed)
+    if config.reasoner == "nfcot":
+        codec_batch(fresh, problems)
+    slots = fresh.model.config.codec["slots"]
+    most = max(len(p.steps) for p in problems) * slots if fresh.variable_k else slots
+    if most > config.model.max_thoughts:
+        raise UserError(
+            f"a problem needs {most} thoughts, model.max_thoughts is {config.model.max_thoughts};"
+            " raise it"
+        )
+
+
+def _initial(config: TrainConfig, folder: Path) -> NFCoTReasoner:
+    """The untrained reasoner, kept on disk: a resumed run must start from the same tokenizer."""
+    if not folder.exists():
+        _publish(fresh_reasoner(config), folder)
+    return load_reasoner(folder, kinds=(config.reasoner,))
+
+
+def _publish(reasoner: NFCoTReasoner, folder: Path) -> None:
+    """Save a model folder so that it appears whole or not at all."""
+    unfinished = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    reasoner.save(unfinished)
+    unfinished.rename(folder)
 
 
 def _before(config: TrainConfig, name: str, out: Path) -> NFCoTReasoner:
@@ -118,13 +169,6 @@ def _before(config: TrainConfig, name: str, out: Path) -> NFCoTReasoner:
             f"stage '{name}' starts from '{earlier[-1]}': run `nfcot train {earlier[-1]}` first"
         )
     return load_reasoner(folder)
-
-
-def _initial(config: TrainConfig, folder: Path) -> NFCoTReasoner:
-    """The untrained reasoner, kept on disk: a resumed run must start from the same tokenizer."""
-    if not (folder / "tokenizer.json").exists():
-        fresh_reasoner(config).save(folder)
-    return load_reasoner(folder, kinds=(config.reasoner,))
 
 
 def _train_codec(
@@ -243,6 +287,6 @@ def _share(
 ) -> list[Problem]:
     problems = training_batch(config.data, stage, config.seed, name, step)
     # Neighbours in length share a micro-batch, so that little is computed on padding.
-    size = -(-len(problems) // stage.accumulate)
-    micro = problems[part * size : (part + 1) * size]
+    count = len(problems)
+    micro = problems[part * count // stage.accumulate : (part + 1) * count // stage.accumulate]
     return micro[accelerator.process_index :: accelerator.num_processes]

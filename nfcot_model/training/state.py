@@ -23,7 +23,7 @@ def save_state(
     progress: dict[str, Any],
 ) -> None:
     """Write everything a stage needs to go on exactly; the JSON, written last, commits it."""
-    tensors = {f"model.{n}": t.detach().contiguous() for n, t in module.state_dict().items()}
+    tensors = {f"model.{n}": t.detach().contiguous() for n, t in _weights(module).items()}
     for index, moments in optimizer.state_dict()["state"].items():
         for key, value in moments.items():
             tensors[f"optim.{index}.{key}"] = torch.as_tensor(value).contiguous()
@@ -50,7 +50,10 @@ def load_state(
         raise UserError(
             f"{folder}: damaged training state ({error}); remove it to start again"
         ) from None
-    module.load_state_dict(_under(tensors, "model."))
+    saved = _under(tensors, "model.")
+    with torch.no_grad():
+        for name, weight in _weights(module).items():
+            weight.copy_(saved[name])
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in _under(tensors, "optim.").items():
         index, name = key.split(".", 1)
@@ -58,6 +61,13 @@ def load_state(
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     return progress
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters, tied ones once, and the buffers that belong to the state."""
+    kept = module.state_dict().keys()
+    buffers = {n: b for n, b in module.named_buffers() if n in kept}
+    return {**dict(module.named_parameters()), **buffers}
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

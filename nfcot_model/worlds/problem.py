@@ -63,7 +63,7 @@ class Problem(BaseModel):
     world: str = "user"
     split: str = ""
     group: str = ""
-    prompt: str = Field(min_length=1)
+    prompt: str = Field(min_length=1, pattern=r"\S")
     steps: list[str] = Field(default_factory=list)
     answer: str | None = None
     check: Check
@@ -104,7 +104,7 @@ def read_problems(path: Path) -> list[Problem]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give a JSONL file of problems") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -134,6 +134,8 @@ def _parse_line(path: Path, number: int, line: str) -> Problem:
         raise UserError(
             f"{path}:{number}: malformed JSON ({error.msg} at column {error.colno})"
         ) from None
+    except RecursionError:
+        raise UserError(f"{path}:{number}: JSON nested too deeply to be a problem") from None
     try:
         return Problem.model_validate(data)
     except ValidationError as error:

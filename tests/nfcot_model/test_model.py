@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from nfcot_model.head import NFHead, gaussian_logp
@@ -270,6 +271,17 @@ def test_bf16_keeps_the_likelihood_in_fp32(tmp_path) -> None:
     assert (thoughts.u[:, 0] - full.u[:, 0]).abs().max() < 0.1
 
 
+def test_autocast_leaves_flow_and_head_in_fp32() -> None:
+    model = tiny_reasoner().model
+    e, mask = torch.randn(2, 3, 4), torch.ones(2, 3, dtype=torch.bool)
+    h = torch.randn(2, 3, 32)
+    with torch.no_grad():
+        plain = (*model.flow(e, mask), *model.nf_head(h))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            cast = (*model.flow(e, mask), *model.nf_head(h))
+    assert all(torch.equal(one, other) for one, other in zip(plain, cast, strict=True))
+
+
 def test_a_backbone_from_a_local_folder_keeps_its_weights(tmp_path) -> None:
     config = AutoConfig.for_model(**BACKBONES["qwen3"], vocab_size=400)
     backbone = AutoModelForCausalLM.from_config(config)
@@ -299,6 +311,13 @@ def test_bad_model_folders_are_named_in_one_line(tmp_path) -> None:
     assert "checkpoint format 99" in message()
     tiny_reasoner().save(tmp_path / "m")
     weights = tmp_path / "m" / "model.safetensors"
+    whole = weights.read_bytes()
+    tensors = load_file(weights)
+    save_file({n: t for n, t in tensors.items() if "nf_head.out" not in n}, weights)
+    assert "weights missing or unknown, such as 'nf_head.out" in message()
+    weights.write_bytes(whole)
+    with pytest.raises(UserError, match="device 'nonsense' cannot be used"):
+        load_reasoner(tmp_path / "m", device="nonsense")
     weights.write_bytes(weights.read_bytes()[:1000])
     assert "damaged checkpoint" in message()
     weights.unlink()

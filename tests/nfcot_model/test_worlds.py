@@ -13,6 +13,7 @@ from nfcot_model.errors import UserError
 from nfcot_model.worlds import (
     SPLITS,
     WORLDS,
+    Problem,
     make_world,
     problem_set_hash,
     read_problems,
@@ -90,6 +91,18 @@ def test_jsonl_round_trip(tmp_path) -> None:
     assert read_problems(tmp_path / "p.jsonl") == problems
 
 
+def test_line_separators_inside_a_prompt_survive(tmp_path) -> None:
+    check = {"kind": "exact", "expected": "x"}
+    problem = Problem.model_validate({"prompt": "a\u2028b\x85c", "check": check})
+    write_problems(tmp_path / "p.jsonl", [problem])
+    assert read_problems(tmp_path / "p.jsonl") == [problem]
+
+
+def test_only_regular_files_are_replaced(tmp_path) -> None:
+    with pytest.raises(UserError, match="not a regular file"):
+        write_problems(tmp_path, make_world("digits", "test", 0, 1))
+
+
 def test_a_users_problem_needs_only_prompt_and_check(tmp_path) -> None:
     line = {"prompt": "2+2?", "check": {"kind": "exact", "expected": "4"}}
     (tmp_path / "p.jsonl").write_text(json.dumps(line) + "\n")
@@ -113,6 +126,8 @@ GOOD = '{"prompt": "a", "check": {"kind": "exact", "expected": "b"}}'
         ('{"prompt": "a", "promt": 1, "check": {"kind": "exact", "expected": "b"}}', "'promt'"),
         (GOOD + "\n" + GOOD, "duplicate id"),
         ("[1]", "p.jsonl:1: field"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"prompt": " ", "check": {"kind": "exact", "expected": "b"}}', "field 'prompt'"),
     ],
 )
 def test_bad_problem_files_are_named_by_line_and_field(tmp_path, text, named) -> None:

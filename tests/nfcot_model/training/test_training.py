@@ -97,8 +97,57 @@ def test_controls_train_on_text_and_on_answers_alone(tmp_path) -> None:
         config = small().model_copy(update={"reasoner": kind})
         train(config, ["joint"], tmp_path / kind)
         assert load_reasoner(tmp_path / kind / "joint" / "model", kinds=(kind,))
-        with pytest.raises(UserError, match="has no thoughts"):
+        with pytest.raises(UserError, match="have no thoughts"):
             load_reasoner(tmp_path / kind / "joint" / "model")
+
+
+def test_a_backbone_with_tied_embeddings_trains_and_resumes(tmp_path) -> None:
+    tiny = small(codec=4, warmup=2, joint=6)
+    backbone = {**tiny.model.backbone, "tie_word_embeddings": True}
+    config = tiny.model_copy(update={"model": tiny.model.model_copy(update={"backbone": backbone})})
+    path = tmp_path / "config.json"
+    path.write_text(config.model_dump_json())
+    assert run(path, tmp_path / "t", "joint", "1") == -signal.SIGKILL
+    assert run(path, tmp_path / "t") == 0
+    model = load_reasoner(tmp_path / "t" / "joint" / "model").model
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def test_a_kill_while_a_finished_model_is_saved_loses_nothing(tmp_path) -> None:
+    config = small(codec=4, warmup=2, joint=2)
+    train(config, ["codec"], tmp_path / "t")
+    (tmp_path / "t" / "codec" / "model").rename(tmp_path / "t" / "codec" / ".model.tmp")
+    (tmp_path / "t" / "codec" / ".model.tmp" / "model.safetensors").unlink()
+    train(config, ["codec", "warmup"], tmp_path / "t")
+    assert load_reasoner(tmp_path / "t" / "warmup" / "model")
+
+
+def test_two_processes_train_one_model(tmp_path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(small(codec=4, warmup=2, joint=4).model_dump_json())
+    (tmp_path / "run.py").write_text(RUN)
+    command = ["-m", "torch.distributed.run", "--nproc_per_node", "2", tmp_path / "run.py"]
+    done = subprocess.run([sys.executable, *command, path, tmp_path / "t"], check=False)
+    assert done.returncode == 0
+    assert load_reasoner(tmp_path / "t" / "joint" / "model")
+    assert [row["step"] for row in curve(tmp_path / "t", "joint")] == [0, 3]
+
+
+def test_nothing_is_written_for_data_that_do_not_fit(tmp_path) -> None:
+    write_problems(tmp_path / "p.jsonl", make_world("digits", "train", 0, 9, steps=(8, 8)))
+    data = DataConfig(problems=str(tmp_path / "p.jsonl"))
+    short = small().model.model_copy(update={"max_thoughts": 5})
+    cases = {
+        "needs 8 thoughts": small().model_copy(update={"data": data, "model": short}),
+        "no such file": small().model_copy(update={"data": DataConfig(problems="none.jsonl")}),
+        "no Hugging Face model folder": small().model_copy(
+            update={"model": small().model.model_copy(update={"backbone": str(tmp_path)})}
+        ),
+    }
+    for named, config in cases.items():
+        with pytest.raises(UserError, match=named):
+            train(config, ["codec"], tmp_path / "t")
+        assert not (tmp_path / "t").exists()
 
 
 def test_users_problems_train_too(tmp_path) -> None:
@@ -154,6 +203,10 @@ def test_the_guard_skips_blow_ups_and_gives_up_when_they_persist() -> None:
         ({"joint": {"steps": 5, "lrr": 1}}, "joint.lrr"),
         ({"reasoner": "magic"}, "reasoner"),
         ({"model": {"D": 4}}, "model.backbone"),
+        ({"model": {"backbone": "x", "flow": {"order": "nope"}}}, "model.flow.order"),
+        ({"model": {"backbone": "x", "codec": {"heads": 3}}}, "model.codec"),
+        ({"data": {"worlds": {"nowhere": 1.0}}}, "data.worlds"),
+        ({"joint": {"steps": 5, "batch": 2, "accumulate": 3}}, "joint"),
     ],
 )
 def test_a_bad_config_names_file_and_field(tmp_path, change, named) -> None:
