@@ -72,6 +72,11 @@ def thought_map(
     shown = points[active]
     categories = as_categories(shown["value"])
     if categories is None:
+        unknown = shown["value"].isna().to_numpy()
+        if unknown.any():
+            marker = {"color": DIM, "size": size - 1, "opacity": opacity}
+            figure.add_trace(cloud(shown[unknown], name=f"no {colour}", marker=marker))
+        shown = shown[~unknown]
         figure.add_trace(
             cloud(
                 shown,

@@ -172,6 +172,14 @@ def test_a_numeric_colour_has_a_titled_scale_with_whole_ticks() -> None:
     assert list(trace.marker.colorbar.ticktext) == ["0", "1", "2", "3", "4", "5"]
 
 
+def test_thoughts_without_the_number_are_dimmed_and_said_to_be_without() -> None:
+    thoughts = points().assign(value=[0, None, 2, 3, None, 5])
+    without, known = cloud.thought_map(thoughts, "offset", np.ones(6, dtype=bool)).data
+    assert (without.name, len(without.x)) == ("no offset", 2)
+    assert without.marker.color == cloud.DIM
+    assert len(known.x) == 4
+
+
 def band(k: int) -> pd.DataFrame:
     row = {"q05": 1.0, "q50": 3.0, "q95": 8.0, "q99": 10.0, "n": 500}
     return pd.DataFrame([row] * k, index=pd.RangeIndex(k, name="k"))
