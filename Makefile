@@ -9,6 +9,8 @@ PYTHON ?= python3
 RUNS ?= runs/demo
 HEADLESS ?=
 TEST_WORKERS ?= 2
+# Small models gain nothing from a second thread and lose a lot to contention.
+export OMP_NUM_THREADS ?= 1
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,7 +37,7 @@ demo: $(STAMP)
 	$(BIN)/nfcot demo --runs-dir $(RUNS) $(if $(filter-out 0 no false,$(HEADLESS)),--headless)
 
 test: lint browser
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --durations=10
+	$(BIN)/pytest -n $(TEST_WORKERS) --durations=10
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
