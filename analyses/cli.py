@@ -27,7 +27,8 @@ def run(
         float, typer.Option(help="Share of clean trajectories that may be flagged.")
     ] = 0.01,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the report [beside the run: audits/NAME].")
+        Path | None,
+        typer.Option(help="Folder for the report; beside the run, audits/NAME, if not given."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     fail_on_flag: Annotated[

@@ -20,7 +20,8 @@ def fit(
     site: Annotated[str, typer.Option(help="Where to read: u@3, eps@0, e@-1, mu@2, or h@LAYER@K.")],
     seed: Annotated[int, typer.Option(min=0, help="Decides split, folds and resamples.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the probe [beside the run: probes/NAME].")
+        Path | None,
+        typer.Option(help="Folder for the probe; beside the run, probes/NAME, if not given."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
