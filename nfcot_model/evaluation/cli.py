@@ -8,7 +8,7 @@ import typer
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="checkpoint folder")],
+    model: Annotated[Path, typer.Argument(help="checkpoint folder, or demo")],
     problems: Annotated[
         Path | None,
         typer.Argument(
@@ -40,7 +40,6 @@ def evaluate(
     """
     from rich.table import Table
 
-    from nfcot_model.checkpoints import demo_path
     from nfcot_model.errors import UserError
     from nfcot_model.evaluation.cells import Cell
     from nfcot_model.evaluation.suite import SWAP_STEPS, problem_cells
@@ -75,7 +74,7 @@ def evaluate(
         console.print(_line(figures))
 
     result = run(
-        demo_path() if str(model) == "demo" else model,
+        model,
         cells,
         taus=taus,
         samples=samples,

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from nfcot_model import likelihood, sampling
+from nfcot_model.errors import UserError
 from nfcot_model.layout import Layout, lay_out, pad_chunks
 from nfcot_model.model import NFCoTModel
 from nfcot_model.thoughts import Decoded, Scores, Thoughts
@@ -65,7 +66,8 @@ class NFCoTReasoner:
         budget = min(max_thoughts or self.max_thoughts, self.max_thoughts)
         budget = slots if not self.variable_k else max(slots, budget // slots * slots)
         noise = sampling.draw_noise(noise_seeds, budget, self.D, tau)
-        layout = self._layout(prompts, [0] * len(prompts), close=False)
+        room = budget + 1 + self.model.config.max_answer_tokens
+        layout = self._layout(prompts, [0] * len(prompts), close=False, room=room)
         return _on_cpu(sampling.think(self.model, layout, noise.to(self.model.device)))
 
     def answer(
@@ -164,8 +166,17 @@ class NFCoTReasoner:
         K: Sequence[int],
         close: bool,
         side: Literal["left", "right"] = "left",
+        room: int = 0,
     ) -> Layout:
         ids = self.tokenizer(list(prompts))["input_ids"]
+        context = getattr(self.model.backbone.config, "max_position_embeddings", None)
+        longest = max(range(len(ids)), key=lambda i: len(ids[i]) + K[i])
+        needed = len(ids[longest]) + K[longest] + 1 + close + room
+        if context is not None and needed > context:
+            raise UserError(
+                f"prompt {prompts[longest][:40]!r}… needs {needed} positions with thoughts and"
+                f" answer, the backbone has {context}; shorten the prompt"
+            )
         layout = lay_out(ids, K, self.model.ids, close=close, side=side)
         return layout.to(self.model.device)
 

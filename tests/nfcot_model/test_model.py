@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from nfcot_model.errors import UserError
 from nfcot_model.head import NFHead, gaussian_logp
 from nfcot_model.model import NFCoTModel, model_over
 from nfcot_model.reasoners import NFCoTReasoner, load_reasoner
@@ -294,9 +295,16 @@ def test_a_backbone_from_a_local_folder_keeps_its_weights(tmp_path) -> None:
     assert torch.equal(model.backbone.model.layers[1].mlp.up_proj.weight, before)
 
 
-def test_bad_model_folders_are_named_in_one_line(tmp_path) -> None:
-    from nfcot_model.errors import UserError
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_prompt_beyond_the_context_is_refused(backbone: str) -> None:
+    reasoner = tiny_reasoner(backbone)
+    context = reasoner.model.backbone.config.max_position_embeddings
+    prompt = "#1 " * context
+    with pytest.raises(UserError, match=f"the backbone has {context}"):
+        reasoner.think([PROMPTS[0], prompt], tau=0.7, noise_seeds=[0, 1])
 
+
+def test_bad_model_folders_are_named_in_one_line(tmp_path) -> None:
     def message() -> str:
         with pytest.raises(UserError) as caught:
             load_reasoner(tmp_path / "m")
