@@ -22,7 +22,7 @@ import torch
 from nfcot_model.sandbox import Verdict
 from nfcot_model.traces.collecting import collect
 from nfcot_model.worlds import Check
-from tests.tiny_reasoner import problems, tiny_reasoner
+from tests.tiny import brief_reasoner, digits
 
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir")
 
@@ -97,8 +97,8 @@ def main(root: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    REASONER = tiny_reasoner(max_answer_tokens=2)
+    REASONER = brief_reasoner(max_answer_tokens=2)
     for name in ("think", "answer_scored", "decode"):
         setattr(REASONER, name, remembering(getattr(REASONER, name)))
-    PROBLEMS = problems(66)
+    PROBLEMS = digits(66)
     main(Path(sys.argv[1]))

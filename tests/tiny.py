@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from nfcot_model.files import content_hash
 from nfcot_model.model import model_over
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.tokenizer import train_tokenizer
-from nfcot_model.worlds import make_world
+from nfcot_model.worlds import Problem, make_world
 
 BACKBONES: dict[str, dict[str, Any]] = {
     "qwen3": {
@@ -53,16 +54,37 @@ def tokenizer_texts() -> tuple[str, ...]:
 
 
 def tiny_reasoner(
-    backbone: str = "qwen3", *, seed: int = 0, D: int = 4, spread: float = 0.5, **config: Any
+    backbone: str = "qwen3", *, seed: int = 0, spread: float = 0.5, **config: Any
 ) -> NFCoTReasoner:
     """A random reasoner whose flow and head are moved away from the identity by `spread`."""
-    torch.manual_seed(seed)
-    tokenizer = train_tokenizer(tokenizer_texts(), 400)
-    config.setdefault("codec", {"d_model": 32, "layers": 1, "heads": 2})
-    config.setdefault("flow", {"d_model": 16, "heads": 2})
-    model = model_over(BACKBONES[backbone], tokenizer, D=D, max_thoughts=8, **config)
-    with torch.no_grad():
-        for layer in (model.nf_head.out, *(block.out for block in model.flow.blocks)):
-            layer.weight.normal_(std=spread / layer.in_features**0.5)
-            layer.bias.normal_(std=0.2)
-    return NFCoTReasoner(model, tokenizer, f"tiny-{backbone}-{seed}")
+    settings: dict[str, Any] = {
+        "D": 4,
+        "max_thoughts": 8,
+        "codec": {"d_model": 32, "layers": 1, "heads": 2},
+        "flow": {"d_model": 16, "heads": 2},
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = train_tokenizer(tokenizer_texts(), 400)
+        wide = {**BACKBONES[backbone], "initializer_range": 0.2}  # else it says the same to all
+        model = model_over(wide, tokenizer, **{**settings, **config})
+        with torch.no_grad():
+            for layer in (model.nf_head.out, *(block.out for block in model.flow.blocks)):
+                layer.weight.normal_(std=spread / layer.in_features**0.5)
+                layer.bias.normal_(std=0.2)
+    return NFCoTReasoner(model, tokenizer, content_hash([backbone, seed, spread, sorted(config)]))
+
+
+def brief_reasoner(seed: int = 2, **config: Any) -> NFCoTReasoner:
+    """One that thinks and answers briefly: at most 5 thoughts, texts of at most 6 tokens."""
+    settings: dict[str, Any] = {
+        "max_thoughts": 5,
+        "max_answer_tokens": 6,
+        "codec": {"d_model": 16, "layers": 1, "heads": 2, "max_text_tokens": 6},
+    }
+    return tiny_reasoner("llama", seed=seed, **{**settings, **config})
+
+
+def digits(n: int = 10, seed: int = 0) -> list[Problem]:
+    """Problems of the digits world."""
+    return make_world("digits", "test", seed, n)

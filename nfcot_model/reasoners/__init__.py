@@ -2,6 +2,12 @@
 
 from nfcot_model.reasoners.load import checkpoint_hash, load_reasoner
 from nfcot_model.reasoners.nfcot import NFCoTReasoner
-from nfcot_model.reasoners.protocol import Reasoner
+from nfcot_model.reasoners.protocol import Reasoner, ScoresWhileAnswering
 
-__all__ = ["NFCoTReasoner", "Reasoner", "checkpoint_hash", "load_reasoner"]
+__all__ = [
+    "NFCoTReasoner",
+    "Reasoner",
+    "ScoresWhileAnswering",
+    "checkpoint_hash",
+    "load_reasoner",
+]

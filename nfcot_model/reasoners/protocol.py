@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from nfcot_model.thoughts import Decoded, Scores, Thoughts
 
-__all__ = ["Reasoner"]
+__all__ = ["Reasoner", "ScoresWhileAnswering"]
 
 
 class Reasoner(Protocol):
@@ -48,3 +48,19 @@ class Reasoner(Protocol):
     def decode(self, thoughts: Thoughts) -> Decoded: ...
 
     def encode(self, steps: Sequence[Sequence[str]]) -> Thoughts: ...
+
+
+@runtime_checkable
+class ScoresWhileAnswering(Protocol):
+    """A reasoner whose pass over prompt and thoughts, made to answer, scores them on the way."""
+
+    def answer_scored(
+        self,
+        prompts: Sequence[str],
+        thoughts: Thoughts,
+        *,
+        tau: float,
+        temperature: float = 0.0,
+        noise_seeds: Sequence[int] | None = None,
+        hidden: bool = False,
+    ) -> tuple[list[str], Scores]: ...

@@ -14,9 +14,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
-from nfcot_model.reasoners import Reasoner
+from nfcot_model.reasoners import Reasoner, ScoresWhileAnswering
 from nfcot_model.sampling import noise_seed
 from nfcot_model.sandbox import Sandbox, Verdict
 from nfcot_model.thoughts import Scores, Thoughts
@@ -36,22 +36,6 @@ class Checker(Protocol):
     """Judges answers without making the caller wait, as `Sandbox` does."""
 
     def submit_many(self, pairs: list[tuple[str, Check]]) -> Future[list[Verdict]]: ...
-
-
-@runtime_checkable
-class ScoresWhileAnswering(Protocol):
-    """A reasoner whose pass over prompt and thoughts, made to answer, scores them on the way."""
-
-    def answer_scored(
-        self,
-        prompts: Sequence[str],
-        thoughts: Thoughts,
-        *,
-        tau: float,
-        temperature: float = 0.0,
-        noise_seeds: Sequence[int] | None = None,
-        hidden: bool = False,
-    ) -> tuple[list[str], Scores]: ...
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -31,6 +31,15 @@ from nfcot_model.worlds import Problem
 __all__ = ["fresh_reasoner", "make_accelerator", "train"]
 
 Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a stage trains, on which loss, and what is measured of it now and then."""
+
+    module: nn.Module
+    loss_of: Callable[[nn.Module, int, int], Losses]
+    validate: Callable[[], dict[str, float]]
 
 
 def fresh_reasoner(config: TrainConfig) -> NFCoTReasoner:
@@ -96,8 +105,20 @@ def train(
         with accelerator.main_process_first():
             reasoner = _before(config, name, out)
         reasoner.model.to(accelerator.device)
-        run = _train_codec if name == "codec" else _train_streams
-        figures[name] = run(config, name, reasoner, out / name, accelerator, report)
+        objective_of = _codec_objective if name == "codec" else _stream_objective
+        aim = objective_of(config, name, reasoner, accelerator)
+        figures[name] = run_stage(
+            name,
+            aim.module,
+            aim.loss_of,
+            stage,
+            out / name,
+            accelerator,
+            seed=config.seed,
+            save_minutes=config.save_minutes,
+            validate=aim.validate,
+            report=report,
+        )
         if accelerator.is_main_process:
             write_json(out / name / "figures.json", figures[name])
             _publish(reasoner, finished)
@@ -171,14 +192,9 @@ def _before(config: TrainConfig, name: str, out: Path) -> NFCoTReasoner:
     return load_reasoner(folder)
 
 
-def _train_codec(
-    config: TrainConfig,
-    name: str,
-    reasoner: NFCoTReasoner,
-    folder: Path,
-    accelerator: Accelerator,
-    report: Report | None,
-) -> dict[str, float]:
+def _codec_objective(
+    config: TrainConfig, name: str, reasoner: NFCoTReasoner, accelerator: Accelerator
+) -> Objective:
     stage, codec = config.codec, reasoner.model.codec
 
     def loss_of(module: nn.Module, step: int, part: int) -> Losses:
@@ -201,20 +217,12 @@ def _train_codec(
         noisy = e + config.joint.target_noise * torch.randn_like(e)
         return {"exact": exact, "exact_noisy": _agreement(reasoner.read(noisy, mask), steps)}
 
-    return run_stage(
-        name, codec, loss_of, stage, folder, accelerator,
-        seed=config.seed, save_minutes=config.save_minutes, validate=validate, report=report,
-    )  # fmt: skip
+    return Objective(codec, loss_of, validate)
 
 
-def _train_streams(
-    config: TrainConfig,
-    name: str,
-    reasoner: NFCoTReasoner,
-    folder: Path,
-    accelerator: Accelerator,
-    report: Report | None,
-) -> dict[str, float]:
+def _stream_objective(
+    config: TrainConfig, name: str, reasoner: NFCoTReasoner, accelerator: Accelerator
+) -> Objective:
     stage: StageConfig = getattr(config, name)
     model = reasoner.model
     frozen = [model.codec]
@@ -244,13 +252,7 @@ def _train_streams(
             figures |= _pass_rates(reasoner, problems)
         return figures
 
-    try:
-        return run_stage(
-            name, model, loss_of, stage, folder, accelerator,
-            seed=config.seed, save_minutes=config.save_minutes, validate=validate, report=report,
-        )  # fmt: skip
-    finally:
-        model.requires_grad_(True)
+    return Objective(model, loss_of, validate)
 
 
 def _pass_rates(reasoner: NFCoTReasoner, problems: list[Problem]) -> dict[str, float]:

@@ -17,17 +17,17 @@ from nfcot_model.traces import Run, read_run
 from nfcot_model.traces.collecting import collect
 from nfcot_model.traces.records import Draw
 from nfcot_model.worlds import Problem, make_world
-from tests.tiny_reasoner import problems, tiny_reasoner
+from tests.tiny import brief_reasoner, digits
 
 
 @pytest.fixture(scope="module")
 def reasoner() -> NFCoTReasoner:
-    return tiny_reasoner(D=16)
+    return brief_reasoner(D=16)
 
 
 @pytest.fixture(scope="module")
 def asked() -> list[Problem]:
-    return problems(90)
+    return digits(90)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_bad_requests_write_nothing(
 ) -> None:
     out = tmp_path / "out"
     with pytest.raises(UserError, match="checkpoint_hash"):
-        plant_run(source, asked, tiny_reasoner(seed=1, D=16), out)
+        plant_run(source, asked, brief_reasoner(seed=1, D=16), out)
     with pytest.raises(UserError, match="40 of its problems were not given"):
         plant_run(source, asked[:50], reasoner, out)
     with pytest.raises(UserError, match="kinds"):

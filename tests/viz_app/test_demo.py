@@ -13,7 +13,7 @@ import pytest
 from nfcot_model.errors import UserError
 from nfcot_model.traces import list_runs, read_run
 from probes.intervals import Estimate
-from tests.tiny_reasoner import tiny_reasoner
+from tests.tiny import brief_reasoner
 from viz_app.demo import DemoPlan, run_demo
 from viz_app.summary import AuditLine, DemoSummary, ProbeLine, WorldLine, world_lines
 
@@ -21,7 +21,7 @@ from viz_app.summary import AuditLine, DemoSummary, ProbeLine, WorldLine, world_
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> DemoPlan:
     model = tmp_path_factory.mktemp("model")
-    tiny_reasoner().save(model)
+    brief_reasoner().save(model)
     return DemoPlan(
         model=model, worlds=("digits",), calibration=130, test=70, label="offset", site="u@0"
     )

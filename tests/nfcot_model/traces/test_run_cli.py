@@ -13,7 +13,7 @@ from nfcot_model import cli
 from nfcot_model.traces import read_run
 from nfcot_model.worlds import write_problems
 from tests.synthetic_run import synthetic_run
-from tests.tiny_reasoner import problems, tiny_reasoner
+from tests.tiny import brief_reasoner, digits
 
 COMMANDS = {
     "trace": "nfcot_model.traces.cli:trace",
@@ -51,13 +51,13 @@ def nfcot(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    tiny_reasoner().save(folder)
+    brief_reasoner().save(folder)
     return folder
 
 
 @pytest.fixture
 def asked(tmp_path: Path) -> Path:
-    write_problems(tmp_path / "problems.jsonl", problems(3))
+    write_problems(tmp_path / "problems.jsonl", digits(3))
     return tmp_path / "problems.jsonl"
 
 
