@@ -1,10 +1,16 @@
 """`nfcot eval`: held-out pass rates, decoding, likelihood and controls of a model."""
 
+from __future__ import annotations
+
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from nfcot_model.evaluation.cells import Cell
+    from nfcot_model.evaluation.swaps import SwapFigures
 
 
 def evaluate(
@@ -41,10 +47,8 @@ def evaluate(
     from rich.table import Table
 
     from nfcot_model.errors import UserError
-    from nfcot_model.evaluation.cells import Cell
     from nfcot_model.evaluation.suite import SWAP_STEPS, problem_cells
     from nfcot_model.evaluation.suite import evaluate as run
-    from nfcot_model.evaluation.swaps import SwapFigures
     from nfcot_model.evaluation.tables import markdown as tables
     from nfcot_model.files import write_text
     from nfcot_model.terminal import console, emit_json
@@ -107,8 +111,10 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _line(figures: object) -> str:
-    shown = vars(figures).items()
+def _line(figures: Cell | SwapFigures) -> str:
+    shown = figures.to_dict().items()
     return "  ".join(
-        f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in shown if v is not None
+        f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}"
+        for k, v in shown
+        if v is not None and k != "intervals"
     )

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from scipy.stats import binomtest
 
-__all__ = ["pass_at_k", "wilson"]
+__all__ = ["Share", "pass_at_k", "share", "wilson"]
+
+
+class Share(NamedTuple):
+    """A share with its 95 % Wilson interval; the value is None when nothing was counted."""
+
+    value: float | None
+    low: float
+    high: float
+
+
+def share(successes: int, n: int) -> Share:
+    """What share is this, and how sure is it?"""
+    return Share(successes / n if n else None, *wilson(successes, n))
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nfcot_model.errors import UserError
 from nfcot_model.evaluation.cells import Cell, evaluate_cell, evaluate_explicit, evaluate_oracle
-from nfcot_model.evaluation.swaps import SwapFigures, evaluate_swaps
+from nfcot_model.evaluation.swaps import SwapFigures, evaluate_swaps, pooled
 from nfcot_model.reasoners import load_reasoner
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.worlds import Problem, make_world
@@ -35,8 +35,15 @@ class Evaluation:
             "checkpoint_hash": self.checkpoint_hash,
             "seed": self.seed,
             "cells": [cell.to_dict() for cell in self.cells],
-            "controls": [figures.to_dict() for figures in self.controls],
+            "controls": self._controls(),
         }
+
+    def _controls(self) -> dict[str, Any]:
+        """The worlds counted together, and each by itself."""
+        if not self.controls:
+            return {}
+        by_world = {figures.world: figures.to_dict() for figures in self.controls}
+        return {**pooled(self.controls).to_dict(), "by_world": by_world}
 
 
 def problem_cells(

@@ -4,46 +4,77 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 
 from nfcot_model.evaluation.cells import BATCH, passed
+from nfcot_model.evaluation.intervals import Share, share
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.sampling import noise_seed
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.thoughts import Thoughts
 from nfcot_model.worlds import Problem
 
-__all__ = ["SwapFigures", "evaluate_swaps"]
+__all__ = ["SwapFigures", "evaluate_swaps", "pooled"]
 
 
 @dataclass(frozen=True)
 class SwapFigures:
     """What becomes of the answer when the thoughts are changed, over one world.
 
-    `zeroed` and `shuffled` are pass rates on `n` problems with all thoughts 0, or taken from
-    another problem with the same K. Among `pairs` problems solved by both sides with different
-    correct answers, the answer to the receiver's prompt with the donor's thoughts passes the
-    donor's tests (`donor_follow`), the receiver's own (`own_prompt`), or neither; None where there
-    is nothing to take a share of. Following the
-    donor shows that thoughts decide the answer here; it does not show that they are faithful.
+    Counts. Of `n` problems, so many pass with their own thoughts (`own`), with all thoughts 0
+    (`zeroed`) and with those of another problem of the same K (`shuffled`). Of `pairs` of problems
+    solved by both sides with different correct answers, the answer to the receiver's prompt with
+    the donor's thoughts passes the donor's tests (`donor_follow`), the receiver's own
+    (`own_prompt`) or neither. Following the donor shows that thoughts decide the answer here; it
+    does not show that they are faithful.
     """
 
     world: str
     tau: float
     n: int
-    pass_at_1: float | None
-    zeroed: float | None
-    shuffled: float | None
+    own: int
+    zeroed: int
+    shuffled: int
     pairs: int
-    donor_follow: float | None
-    own_prompt: float | None
-    neither: float | None
+    donor_follow: int
+    own_prompt: int
+
+    @property
+    def shares(self) -> dict[str, Share]:
+        """Every count as a share with its Wilson interval."""
+        neither = self.pairs - self.donor_follow - self.own_prompt
+        return {
+            "pass_at_1": share(self.own, self.n),
+            "zeroed": share(self.zeroed, self.n),
+            "shuffled": share(self.shuffled, self.n),
+            "donor_follow": share(self.donor_follow, self.pairs),
+            "own_prompt": share(self.own_prompt, self.pairs),
+            "neither": share(neither, self.pairs),
+        }
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        shares = self.shares
+        return {
+            "world": self.world,
+            "tau": self.tau,
+            "n": self.n,
+            "pairs": self.pairs,
+            **{name: s.value for name, s in shares.items()},
+            "intervals": {name: [s.low, s.high] for name, s in shares.items()},
+        }
+
+
+def pooled(figures: Sequence[SwapFigures]) -> SwapFigures:
+    """All worlds counted together, problem by problem."""
+    totals = {
+        f.name: sum(getattr(one, f.name) for one in figures)
+        for f in fields(SwapFigures)
+        if f.name not in ("world", "tau")
+    }
+    return SwapFigures(world="all", tau=figures[0].tau, **totals)
 
 
 def evaluate_swaps(
@@ -55,8 +86,8 @@ def evaluate_swaps(
     seed: int = 0,
 ) -> SwapFigures:
     """Do answers follow the thoughts or the prompt? See `SwapFigures`."""
-    counts = dict.fromkeys(("own", "zeroed", "shuffled", "pairs", "donor", "receiver"), 0)
-    n = 0
+    names = ("n", "own", "zeroed", "shuffled", "pairs", "donor_follow", "own_prompt")
+    counts = dict.fromkeys(names, 0)
     for start in range(0, len(problems), BATCH):
         block = problems[start : start + BATCH]
         prompts = [p.prompt for p in block]
@@ -75,33 +106,16 @@ def evaluate_swaps(
         answers = reasoner.answer([p.prompt for p in receivers], donated)
         follows_own = passed(sandbox, answers, receivers)
         follows_donor = passed(sandbox, answers, givers)
-        n += len(kept)
+        counts["n"] += len(kept)
         counts["own"] += sum(own[i] for i in kept)
         counts["zeroed"] += sum(zeroed[i] for i in kept)
         counts["shuffled"] += sum(follows_own)
         for place, i in enumerate(kept):
             if own[i] and own[donors[i]] and receivers[place].check != givers[place].check:
                 counts["pairs"] += 1
-                counts["donor"] += follows_donor[place]
-                counts["receiver"] += follows_own[place]
-    pairs = counts["pairs"]
-    neither = pairs - counts["donor"] - counts["receiver"]
-    return SwapFigures(
-        problems[0].world,
-        tau,
-        n,
-        _share(counts["own"], n),
-        _share(counts["zeroed"], n),
-        _share(counts["shuffled"], n),
-        pairs,
-        _share(counts["donor"], pairs),
-        _share(counts["receiver"], pairs),
-        _share(neither, pairs),
-    )
-
-
-def _share(count: int, of: int) -> float | None:
-    return count / of if of else None
+                counts["donor_follow"] += follows_donor[place]
+                counts["own_prompt"] += follows_own[place]
+    return SwapFigures(world=problems[0].world, tau=tau, **counts)
 
 
 def _donors(K: list[int], rng: random.Random) -> list[int]:

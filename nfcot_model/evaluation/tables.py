@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nfcot_model.evaluation.cells import Cell
+from nfcot_model.evaluation.intervals import Share
 from nfcot_model.evaluation.suite import Evaluation
 from nfcot_model.evaluation.swaps import SwapFigures
 
@@ -39,7 +40,7 @@ def _cell(c: Cell) -> str:
         c.steps,
         c.reasoner,
         "–" if c.tau is None else f"{c.tau:g}",
-        f"{c.pass_at_1:.3f} ({c.low:.3f}–{c.high:.3f})",
+        _with_interval(Share(c.pass_at_1, c.low, c.high)),
         _share(c.decode_exact),
         _share(c.right_length),
         _share(c.nll_per_dim),
@@ -50,10 +51,14 @@ def _cell(c: Cell) -> str:
 
 
 def _swap(s: SwapFigures) -> str:
-    shares = (s.pass_at_1, s.zeroed, s.shuffled)
-    follows = (s.donor_follow, s.own_prompt, s.neither)
-    figures = [s.world, f"{s.tau:g}", str(s.n), *map(_share, shares), str(s.pairs)]
-    return _row([*figures, *map(_share, follows)])
+    shares = s.shares
+    kept = [_with_interval(shares[name]) for name in ("pass_at_1", "zeroed", "shuffled")]
+    follows = [_with_interval(shares[name]) for name in ("donor_follow", "own_prompt", "neither")]
+    return _row([s.world, f"{s.tau:g}", str(s.n), *kept, str(s.pairs), *follows])
+
+
+def _with_interval(s: Share) -> str:
+    return "–" if s.value is None else f"{s.value:.3f} ({s.low:.3f}–{s.high:.3f})"
 
 
 def _share(value: float | None) -> str:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from nfcot_model.evaluation.cells import evaluate_cell, evaluate_explicit, evaluate_oracle
 from nfcot_model.evaluation.intervals import pass_at_k, wilson
-from nfcot_model.evaluation.swaps import _donors, evaluate_swaps
+from nfcot_model.evaluation.swaps import _donors, evaluate_swaps, pooled
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.worlds import make_world
 from tests.tiny import tiny_reasoner
@@ -76,11 +76,16 @@ def test_swaps_tell_a_model_that_uses_its_thoughts_from_one_that_does_not(follow
     reasoner = _Follower(problems, follows_thoughts)
     with Sandbox() as sandbox:
         figures = evaluate_swaps(reasoner, problems, sandbox, tau=0.7)
-    assert figures.pass_at_1 == 1.0
+    assert figures.own == figures.n
     assert figures.pairs > 20
-    assert figures.donor_follow == (1.0 if follows_thoughts else 0.0)
-    assert figures.own_prompt == (0.0 if follows_thoughts else 1.0)
-    assert figures.zeroed == (0.0 if follows_thoughts else 1.0)
+    shares = figures.shares
+    assert shares["donor_follow"].value == (1.0 if follows_thoughts else 0.0)
+    assert shares["own_prompt"].value == (0.0 if follows_thoughts else 1.0)
+    assert shares["neither"].value == 0.0
+    twice = pooled([figures, figures]).shares["donor_follow"]
+    assert twice.value == shares["donor_follow"].value
+    assert twice.high - twice.low < shares["donor_follow"].high - shares["donor_follow"].low
+    assert shares["zeroed"].value == (0.0 if follows_thoughts else 1.0)
 
 
 def test_cells_of_an_untrained_model_are_complete_and_wrong() -> None:
@@ -118,7 +123,9 @@ def test_the_command_prints_one_json_document(tmp_path) -> None:
         ("nfcot", 0.7),
         ("oracle thoughts", None),
     ]
-    assert document["controls"][0]["world"] == "digits"
+    assert document["controls"]["zeroed"] == 0.0
+    assert document["controls"]["donor_follow"] is None, "nothing is solved by both"
+    assert document["controls"]["by_world"]["digits"]["intervals"]["donor_follow"] == [0.0, 1.0]
     table = (tmp_path / "card.md").read_text().splitlines()
     assert table[2].startswith("| digits | 2 | nfcot | 0 | 0.000 (0.000–")
     assert table[-1].startswith("| digits | 0.7 | ")
