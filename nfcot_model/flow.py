@@ -6,6 +6,8 @@ so that the first thought has learned parameters too. The affine maths is never 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ class FlowBlock(nn.Module):
     """One causal affine map: `y_k = (x_k - m(x_<k)) * exp(-a(x_<k))`, `log|det| = -Σ a`.
 
     `|a|` is bounded by `max_log_scale`; the output layer starts at zero, so the block starts as
-    the identity.
+    the identity. `x` and `y` are taps on what the inverse and the forward direction give.
     """
 
     def __init__(self, D: int, config: FlowConfig, max_thoughts: int) -> None:
@@ -31,6 +33,8 @@ class FlowBlock(nn.Module):
         self.out = nn.Linear(config.d_model, 2 * D)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        self.x = nn.Identity()
+        self.y = nn.Identity()
 
     def parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Shift `m` and log-scale `a` [B, K, D] for each place, from the places before it."""
@@ -42,7 +46,7 @@ class FlowBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         shift, log_scale = self.parameters_of(x)
         keep = mask[..., None].to(x.dtype)
-        y = (x - shift) * torch.exp(-log_scale) * keep
+        y = self.y((x - shift) * torch.exp(-log_scale) * keep)
         return y, -(log_scale * keep).sum((1, 2))
 
     def inverse(self, y: Tensor, mask: Tensor) -> Tensor:
@@ -53,7 +57,7 @@ class FlowBlock(nn.Module):
             shift, log_scale = self.parameters_of(x[:, : k + 1])
             x_k = (y[:, k] * torch.exp(log_scale[:, k]) + shift[:, k]) * keep[:, k]
             x = torch.cat([x[:, :k], x_k[:, None], x[:, k + 1 :]], dim=1)
-        return x
+        return self.x(x)
 
 
 class ShallowFlow(nn.Module):
@@ -69,6 +73,7 @@ class ShallowFlow(nn.Module):
         self.blocks = nn.ModuleList(
             FlowBlock(D, config, max_thoughts) for _ in range(config.blocks)
         )
+        self.logdet = nn.Identity()
 
     def forward(self, e: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(e.device.type, enabled=False):
@@ -77,14 +82,13 @@ class ShallowFlow(nn.Module):
             for index, block in enumerate(self.blocks):
                 y, term = block(self._ordered(x, mask, index), mask)
                 x, logdet = self._ordered(y, mask, index), logdet + term
-        return x, logdet
+        return x, self.logdet(logdet)
 
     def inverse(self, u: Tensor, mask: Tensor) -> Tensor:
         """`e = F⁻¹(u)` [B, K, D]. With `order="causal"`, `e_k` depends on `u_≤k` only."""
         x = u * mask[..., None].to(u.dtype)
         for index, block in reversed(list(enumerate(self.blocks))):
-            assert isinstance(block, FlowBlock)
-            y = block.inverse(self._ordered(x, mask, index), mask)
+            y = cast(FlowBlock, block).inverse(self._ordered(x, mask, index), mask)
             x = self._ordered(y, mask, index)
         return x
 

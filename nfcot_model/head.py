@@ -13,7 +13,8 @@ __all__ = ["NFHead", "gaussian_logp"]
 class NFHead(nn.Module):
     """`h -> mu, log_sigma`: the deep block's affine parameters (STARFlow's deep block).
 
-    The read-out starts at zero (a standard normal); `|log_sigma| < bound`.
+    The read-out starts at zero (a standard normal); `|log_sigma| < bound`. `mu`, `sigma` (which
+    carries log sigma) and `eps` are taps: identities that hooks can read and change.
     """
 
     def __init__(self, d_model: int, D: int, bound: float) -> None:
@@ -23,12 +24,15 @@ class NFHead(nn.Module):
         self.out = nn.Linear(d_model, 2 * D)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        self.mu = nn.Identity()
+        self.sigma = nn.Identity()
+        self.eps = nn.Identity()
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """h [..., d_model] → mu, log_sigma [..., D] in the head's own precision (fp32)."""
         with torch.autocast(h.device.type, enabled=False):
             mu, raw = self.out(self.norm(h.to(self.out.weight.dtype))).chunk(2, dim=-1)
-            return mu, self.bound * torch.tanh(raw / self.bound)
+            return self.mu(mu), self.sigma(self.bound * torch.tanh(raw / self.bound))
 
 
 def gaussian_logp(eps: Tensor, log_sigma: Tensor) -> Tensor:

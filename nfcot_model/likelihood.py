@@ -31,7 +31,7 @@ def score(
     states = out.last_hidden_state
     keep = mask[..., None]
     mu, log_sigma = model.nf_head(at(states, layout.thought_at - 1))
-    eps = (u - mu) * torch.exp(-log_sigma) * keep
+    eps = model.nf_head.eps((u - mu) * torch.exp(-log_sigma)) * keep
     energy = 0.5 * (eps / tau if tau > 0 else eps).square().sum(-1)
     return Scores(
         mu=mu * keep,

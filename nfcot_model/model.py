@@ -96,7 +96,7 @@ class NFCoTModel(PreTrainedModel):
         """Input embeddings [B, T, d_model]: tokens, with projected thoughts in their places."""
         embedded = self.get_input_embeddings()(layout.input_ids)
         rows, ks = layout.mask.nonzero(as_tuple=True)
-        thoughts = self.project(u[rows, ks]).to(embedded.dtype)
+        thoughts = self.project(u).to(embedded.dtype)[rows, ks]
         return embedded.index_put((rows, layout.thought_at[rows, ks]), thoughts)
 
     def project(self, u: Tensor) -> Tensor:

@@ -72,11 +72,12 @@ def think(model: NFCoTModel, layout: Layout, noise: Tensor) -> Thoughts:
     stream = Stream(model, layout, noise.new_zeros(len(noise), 1, D))
     alive = torch.ones(len(noise), dtype=torch.bool, device=noise.device)
     stopped = ~alive if model.config.variable_k else alive.clone()
-    drawn: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    drawn: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
     for k in range(budget):
         mu, log_sigma = model.nf_head(stream.state)
-        u = mu + torch.exp(log_sigma) * noise[:, k]
-        drawn.append((u, mu, log_sigma, alive))
+        eps = model.nf_head.eps(noise[:, k])
+        u = mu + torch.exp(log_sigma) * eps
+        drawn.append((u, eps, mu, log_sigma, alive))
         state = stream.extend(model.project(u).to(stream.state.dtype), alive)
         if model.config.variable_k and (k + 1) % slots == 0:
             another, end = model.stop_logp(state).unbind(-1)
@@ -86,10 +87,10 @@ def think(model: NFCoTModel, layout: Layout, noise: Tensor) -> Thoughts:
                 break
     mask = torch.stack([a for *_, a in drawn], dim=1)
     keep = mask[..., None]
-    u, mu, log_sigma = (
-        torch.stack(list(t), dim=1) * keep for t in list(zip(*drawn, strict=True))[:3]
+    u, eps, mu, log_sigma = (
+        torch.stack(list(t), dim=1) * keep for t in list(zip(*drawn, strict=True))[:4]
     )
-    return Thoughts(u, noise[:, : len(drawn)] * keep, mu, log_sigma, mask, stopped)
+    return Thoughts(u, eps, mu, log_sigma, mask, stopped)
 
 
 @torch.no_grad()

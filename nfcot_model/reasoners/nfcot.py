@@ -67,7 +67,7 @@ class NFCoTReasoner:
         budget = slots if not self.variable_k else max(slots, budget // slots * slots)
         noise = sampling.draw_noise(noise_seeds, budget, self.D, tau)
         room = budget + 1 + self.model.config.max_answer_tokens
-        layout = self._layout(prompts, [0] * len(prompts), close=False, room=room)
+        layout = self.layout(prompts, [0] * len(prompts), close=False, room=room)
         return _on_cpu(sampling.think(self.model, layout, noise.to(self.model.device)))
 
     def answer(
@@ -79,7 +79,7 @@ class NFCoTReasoner:
         noise_seeds: Sequence[int] | None = None,
     ) -> list[str]:
         """Which answer follows from each prompt and these thoughts (sampled, edited, given)?"""
-        layout = self._layout(prompts, thoughts.K.tolist(), close=True)
+        layout = self.layout(prompts, thoughts.K.tolist(), close=True)
         stream = sampling.Stream(self.model, layout, self._device(thoughts.u))
         return self._write(stream, temperature, noise_seeds)
 
@@ -94,7 +94,7 @@ class NFCoTReasoner:
         hidden: bool = False,
     ) -> tuple[list[str], Scores]:
         """`answer` and `score` from one pass over prompt and thoughts."""
-        layout = self._layout(prompts, thoughts.K.tolist(), close=True)
+        layout = self.layout(prompts, thoughts.K.tolist(), close=True)
         moved = self._moved(thoughts)
         stream = sampling.Stream(self.model, layout, moved.u, hidden)
         scores = likelihood.score(self.model, layout, moved, tau, stream.opening, hidden)
@@ -104,7 +104,7 @@ class NFCoTReasoner:
         self, prompts: Sequence[str], thoughts: Thoughts, *, tau: float, hidden: bool = False
     ) -> Scores:
         """How likely are these thoughts under this model, prompt and tau? One causal pass."""
-        layout = self._layout(prompts, thoughts.K.tolist(), close=True, side="right")
+        layout = self.layout(prompts, thoughts.K.tolist(), close=True, side="right")
         moved = self._moved(thoughts)
         with torch.no_grad():
             out = self.model.stream(layout, moved.u, hidden=hidden)
@@ -151,6 +151,36 @@ class NFCoTReasoner:
         u, _ = self.model.flow(self._device(e), self._device(mask))
         return Thoughts.given(u.cpu(), mask)
 
+    def layout(
+        self,
+        prompts: Sequence[str],
+        K: Sequence[int],
+        *,
+        close: bool = True,
+        side: Literal["left", "right"] = "left",
+        answers: Sequence[str] | None = None,
+        room: int = 0,
+    ) -> Layout:
+        """Where does everything stand in the streams of these prompts with K thoughts each?
+
+        `close` adds `</think>`, `answers` what follows it; `side` is where the padding goes (left
+        when the streams are to be continued, by at most `room` places). Raises UserError for a
+        stream longer than the backbone's context.
+        """
+        ids = self.tokenizer(list(prompts))["input_ids"]
+        said = answers and self.tokenizer(list(answers), add_special_tokens=False)["input_ids"]
+        context = getattr(self.model.backbone.config, "max_position_embeddings", None)
+        longest = max(range(len(ids)), key=lambda i: len(ids[i]) + K[i])
+        after = 1 + max(map(len, said)) if said else room
+        needed = len(ids[longest]) + K[longest] + 1 + close + after
+        if context is not None and needed > context:
+            raise UserError(
+                f"prompt {prompts[longest][:40]!r}… needs {needed} positions with thoughts and"
+                f" answer, the backbone has {context}; shorten the prompt"
+            )
+        layout = lay_out(ids, K, self.model.ids, close=close, side=side, answers=said or None)
+        return layout.to(self.model.device)
+
     def _write(
         self, stream: sampling.Stream, temperature: float, seeds: Sequence[int] | None
     ) -> list[str]:
@@ -159,26 +189,6 @@ class NFCoTReasoner:
 
     def _moved(self, thoughts: Thoughts) -> Thoughts:
         return Thoughts(*(self._device(getattr(thoughts, f)) for f in _FIELDS))
-
-    def _layout(
-        self,
-        prompts: Sequence[str],
-        K: Sequence[int],
-        close: bool,
-        side: Literal["left", "right"] = "left",
-        room: int = 0,
-    ) -> Layout:
-        ids = self.tokenizer(list(prompts))["input_ids"]
-        context = getattr(self.model.backbone.config, "max_position_embeddings", None)
-        longest = max(range(len(ids)), key=lambda i: len(ids[i]) + K[i])
-        needed = len(ids[longest]) + K[longest] + 1 + close + room
-        if context is not None and needed > context:
-            raise UserError(
-                f"prompt {prompts[longest][:40]!r}… needs {needed} positions with thoughts and"
-                f" answer, the backbone has {context}; shorten the prompt"
-            )
-        layout = lay_out(ids, K, self.model.ids, close=close, side=side)
-        return layout.to(self.model.device)
 
     def _device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.model.device)
