@@ -60,37 +60,62 @@ class Stream:
 
 
 @torch.no_grad()
-def think(model: NFCoTModel, layout: Layout, noise: Tensor) -> Thoughts:
+def think(
+    model: NFCoTModel, layout: Layout, noise: Tensor, given: Tensor | None = None
+) -> Thoughts:
     """Which thoughts does the model have about these prompts, given this noise?
 
     `layout` holds `[prompt] <think>`, padded left; `noise` [B, budget, D] is `eps` itself
     (`draw_noise`), so the same noise gives the same thoughts. A model with variable K stops where
-    `</think>` is likelier than another thought, or at the budget.
+    `</think>` is likelier than another thought, or at the budget. Where the layout holds thoughts
+    already, they are `given` [B, K, D] and thinking goes on after them (their `eps`, `mu` and
+    `log_sigma` come back as 0: nobody drew them here).
     """
     budget, D = noise.shape[1], model.config.D
     slots = model.config.codec["slots"]
-    stream = Stream(model, layout, noise.new_zeros(len(noise), 1, D))
+    rows = torch.arange(len(noise), device=noise.device)
+    K = layout.mask.sum(-1)
+    start = noise.new_zeros(len(noise), 1, D) if given is None else given
+    stream = Stream(model, layout, start)
+    thoughts = _Drawn(noise, start, layout.mask)
     alive = torch.ones(len(noise), dtype=torch.bool, device=noise.device)
     stopped = ~alive if model.config.variable_k else alive.clone()
-    drawn: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
-    for k in range(budget):
-        mu, log_sigma = model.nf_head(stream.state)
-        eps = model.nf_head.eps(noise[:, k])
-        u = mu + torch.exp(log_sigma) * eps
-        drawn.append((u, eps, mu, log_sigma, alive))
-        state = stream.extend(model.project(u).to(stream.state.dtype), alive)
-        if model.config.variable_k and (k + 1) % slots == 0:
+    state = stream.state
+    while True:
+        if model.config.variable_k:
             another, end = model.stop_logp(state).unbind(-1)
-            stopped = stopped | (alive & (end > another))
+            decides = (K > 0) & (K % slots == 0)
+            stopped = stopped | (alive & decides & (end > another))
             alive = alive & ~stopped
-            if not bool(alive.any()):
-                break
-    mask = torch.stack([a for *_, a in drawn], dim=1)
-    keep = mask[..., None]
-    u, eps, mu, log_sigma = (
-        torch.stack(list(t), dim=1) * keep for t in list(zip(*drawn, strict=True))[:4]
-    )
-    return Thoughts(u, eps, mu, log_sigma, mask, stopped)
+        alive = alive & (budget > K)
+        if not bool(alive.any()):
+            break
+        mu, log_sigma = model.nf_head(state)
+        eps = model.nf_head.eps(noise[rows, K.clamp(max=budget - 1)])
+        u = mu + torch.exp(log_sigma) * eps
+        thoughts.put(alive, K, u, eps, mu, log_sigma)
+        state = stream.extend(model.project(u).to(state.dtype), alive)
+        K = K + alive.to(K)
+    return thoughts.collect(K, stopped)
+
+
+class _Drawn:
+    """Thoughts being drawn, each at its place."""
+
+    def __init__(self, noise: Tensor, given: Tensor, mask: Tensor) -> None:
+        self.parts = [torch.zeros_like(noise) for _ in range(4)]
+        had = (given * mask[..., None])[:, : noise.shape[1]]
+        self.parts[0][:, : had.shape[1]] = had
+
+    def put(self, alive: Tensor, K: Tensor, *values: Tensor) -> None:
+        rows = alive.nonzero()[:, 0]
+        for part, value in zip(self.parts, values, strict=True):
+            part[rows, K[rows]] = value[rows]
+
+    def collect(self, K: Tensor, stopped: Tensor) -> Thoughts:
+        mask = torch.arange(max(1, int(K.max())), device=K.device) < K[:, None]
+        u, eps, mu, log_sigma = (part[:, : mask.shape[1]] for part in self.parts)
+        return Thoughts(u, eps, mu, log_sigma, mask, stopped)
 
 
 @torch.no_grad()

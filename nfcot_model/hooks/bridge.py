@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import difflib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 from transformer_lens.ActivationCache import ActivationCache
 from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
 from transformer_lens.model_bridge.sources.transformers_driver import TransformersDriver
@@ -48,29 +49,36 @@ class ThoughtBridge(TransformerBridge):
         Raises UserError when a requested hook does not exist, does not fire or fires more than
         once, and for `stop_at_layer` on a key-value cache. Cached tensors are copies.
         """
-        if kwargs.get("stop_at_layer") is not None and kwargs.get("past_key_values") is not None:
-            raise UserError("stop_at_layer with past_key_values leaves a ragged cache; use one")
+        _refuse_ragged(kwargs)
         names = kwargs.get("names_filter")
-        wanted = [names] if isinstance(names, str) else names
-        if wanted is not None and not callable(wanted):
-            self.check_names(wanted)
+        if names is None or callable(names):
+            wanted = [n for n in self.hook_dict if self.open(n) and (names is None or names(n))]
+        else:
+            wanted = [names] if isinstance(names, str) else list(names)
+        self.check_names(wanted)
         count: Counter[str] = Counter()
 
-        def counting(tensor: Tensor, hook: Any) -> None:
-            count[hook.name] += 1
+        def counting(tensor: Tensor, hook: HookPoint) -> None:
+            count[str(hook.name)] += 1
 
-        chosen = (
-            wanted if callable(wanted) else None if wanted is None else set(wanted).__contains__
-        )
-        with self.hooks(fwd_hooks=[(chosen or (lambda name: True), counting)]):
+        points = {str(self.hook_dict[name].name) for name in wanted}
+        with self.hooks(fwd_hooks=[(point, counting) for point in points]):
             out, cache = super().run_with_cache(input, *args, **kwargs)
-        self._check_fired(wanted, count)
+        self._check_fired(wanted if isinstance(names, str | list | tuple) else [], count)
         tensors = cache.cache_dict if isinstance(cache, ActivationCache) else cache
-        for name, tensor in tensors.items():
-            tensors[name] = tensor.clone() if isinstance(tensor, Tensor) else tensor
-        if isinstance(cache, ActivationCache):
-            cache = ThoughtCache(tensors, self, has_batch_dim=cache.has_batch_dim)
-        return out, cache
+        copies = {n: t.clone() if isinstance(t, Tensor) else t for n, t in tensors.items()}
+        if not isinstance(cache, ActivationCache):
+            return out, copies
+        return out, ThoughtCache(copies, self, has_batch_dim=cache.has_batch_dim)
+
+    def forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
+        """As TransformerLens's, without the combination that leaves a ragged cache."""
+        stops = kwargs.get("stop_at_layer") is not None
+        if stops and (kwargs.get("past_key_values") is not None or kwargs.get("use_cache")):
+            raise UserError(
+                "stop_at_layer with a key-value cache leaves it ragged; use one of them"
+            )
+        return super().forward(input, *args, **kwargs)
 
     def open(self, name: str) -> bool:
         """Can this hook fire, or is it behind a switch of TransformerLens's (`set_use_…`)?"""
@@ -86,24 +94,25 @@ class ThoughtBridge(TransformerBridge):
                 hint = f"; did you mean {', '.join(close)}?" if close else ""
                 raise UserError(f"no hook is called {name}{hint} (`nfcot sites MODEL` lists them)")
 
-    def _check_fired(
-        self, wanted: Sequence[str] | Callable[[str], bool] | None, count: Counter[str]
-    ) -> None:
-        if wanted is not None and not callable(wanted):
-            silent = [name for name in wanted if not count[self.hook_dict[name].name]]
-            if silent:
-                raise UserError(
-                    f"{', '.join(silent)} did not fire in this pass"
-                    " (embed.* is silent when embeddings are given: read blocks.0.hook_in)"
-                )
-        elif callable(wanted) and not count:
-            raise UserError("names_filter matches no hook that fires in this pass")
+    def _check_fired(self, wanted: Sequence[str], count: Counter[str]) -> None:
+        silent = [name for name in wanted if not count[str(self.hook_dict[name].name)]]
+        if silent:
+            raise UserError(
+                f"{', '.join(silent)} did not fire in this pass"
+                " (embed is silent when embeddings are given: read blocks.0.hook_in)"
+            )
         often = [name for name, times in count.items() if times > 1]
-        if often and wanted is not None:
+        if often:
             raise UserError(
                 f"{', '.join(often)} fired {count[often[0]]} times: a cache keeps the last only;"
                 " append in a hook instead (bridge.hooks)"
             )
+
+
+def _refuse_ragged(kwargs: dict[str, Any]) -> None:
+    cached = kwargs.get("past_key_values") is not None or kwargs.get("use_cache")
+    if kwargs.get("stop_at_layer") is not None and cached:
+        raise UserError("stop_at_layer leaves a key-value cache ragged; use one without the other")
 
 
 class _Streaming(NFCoTModel):
@@ -116,8 +125,9 @@ class _Streaming(NFCoTModel):
 def hooked(model: NFCoTModel) -> ThoughtBridge:
     """Where can I look into this model, and how do I change what I see?
 
-    Returns a TransformerLens bridge over a copy that shares every weight with `model`; `model`
-    itself is left as it was (`save_pretrained` and fast attention included). Besides the hooks of
+    Returns a TransformerLens bridge over a copy that shares its weights with `model`, which is left
+    as it was (`save_pretrained` and fast attention included); where TransformerLens splits a joint
+    weight (the QKV of GPT-2), the parts are copies. Besides the hooks of
     the backbone there are those of `projection`, `nf_head` and `flow` (`nfcot_model.hooks.sites`).
     Attention is eager inside the bridge, so passes cost more and differ in the last bits. Raises
     UserError when TransformerLens has no adapter for the backbone.

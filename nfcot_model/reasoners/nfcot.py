@@ -57,18 +57,25 @@ class NFCoTReasoner:
         tau: float,
         noise_seeds: Sequence[int],
         max_thoughts: int | None = None,
+        given: Thoughts | None = None,
+        noise: Tensor | None = None,
     ) -> Thoughts:
         """Which thoughts does the model have about each prompt, at temperature `tau`?
 
-        Row i's noise depends on `noise_seeds[i]` only. `tau=0` gives the mode.
+        Row i's noise depends on `noise_seeds[i]` only, or is `noise` [B, max_thoughts, D] itself.
+        `tau=0` gives the mode. After thoughts that are `given` (edited, donated) it thinks on,
+        with the noise that belongs to the places after them.
         """
         slots = self.model.config.codec["slots"]
         budget = min(max_thoughts or self.max_thoughts, self.max_thoughts)
         budget = slots if not self.variable_k else max(slots, budget // slots * slots)
-        noise = sampling.draw_noise(noise_seeds, budget, self.D, tau)
-        room = budget + 1 + self.model.config.max_answer_tokens
-        layout = self.layout(prompts, [0] * len(prompts), close=False, room=room)
-        return _on_cpu(sampling.think(self.model, layout, noise.to(self.model.device)))
+        if noise is None:
+            noise = sampling.draw_noise(noise_seeds, budget, self.D, tau)
+        had = [0] * len(prompts) if given is None else given.K.tolist()
+        room = budget - min(had) + 1 + self.model.config.max_answer_tokens
+        layout = self.layout(prompts, had, close=False, room=room)
+        u = None if given is None else self._device(given.u[:, : layout.mask.shape[1]])
+        return _on_cpu(sampling.think(self.model, layout, self._device(noise), u))
 
     def answer(
         self,

@@ -330,3 +330,22 @@ def test_bad_model_folders_are_named_in_one_line(tmp_path) -> None:
     assert "damaged checkpoint" in message()
     weights.unlink()
     assert "model.safetensors is missing" in message()
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_thinking_on_after_ones_own_thoughts_changes_nothing(slots: int) -> None:
+    codec = {"d_model": 32, "layers": 1, "heads": 2, "slots": slots}
+    reasoner = tiny_reasoner(seed=2, codec=codec)
+    prompts = [p.prompt for p in make_world("digits", "test", 1, 12)]
+    seeds = range(12)
+    whole = reasoner.think(prompts, tau=0.7, noise_seeds=seeds)
+    assert len(set(whole.K.tolist())) > 1, "K varies"
+    kept = (whole.K - slots).clamp(min=0)
+    mask = torch.arange(whole.mask.shape[1]) < kept[:, None]
+    prefix = Thoughts.given(whole.u, mask)
+    again = reasoner.think(prompts, tau=0.7, noise_seeds=seeds, given=prefix)
+    assert torch.equal(again.mask, whole.mask)
+    assert torch.equal(again.stopped, whole.stopped)
+    torch.testing.assert_close(again.u, whole.u, atol=1e-4, rtol=0)
+    drawn = (whole.mask & ~mask)[..., None]
+    torch.testing.assert_close(again.eps * drawn, whole.eps * drawn)

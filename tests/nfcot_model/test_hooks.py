@@ -1,0 +1,245 @@
+"""Hooks see what the model computes, change it where asked, and never lose anything in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nfcot_model.errors import UserError
+from nfcot_model.hooks import ThoughtBridge, capture, hooked, sites
+from nfcot_model.model import at
+from nfcot_model.reasoners import NFCoTReasoner, load_reasoner
+from tests.tiny import BACKBONES, digits, tiny_reasoner
+
+RESIDUAL = ["blocks.0.hook_in", "blocks.0.hook_out", "blocks.1.hook_out", "ln_final.hook_out"]
+PROMPTS = [p.prompt for p in digits(5)]
+
+
+@pytest.fixture(scope="module", params=list(BACKBONES))
+def pair(request: pytest.FixtureRequest) -> tuple[NFCoTReasoner, ThoughtBridge]:
+    reasoner = tiny_reasoner(request.param)
+    return reasoner, hooked(reasoner.model)
+
+
+@pytest.fixture(scope="module")
+def plain() -> tuple[NFCoTReasoner, ThoughtBridge]:
+    reasoner = tiny_reasoner()
+    return reasoner, hooked(reasoner.model)
+
+
+def under_hooks(reasoner: NFCoTReasoner, bridge: ThoughtBridge) -> NFCoTReasoner:
+    return NFCoTReasoner(bridge.original_model, reasoner.tokenizer)
+
+
+def test_the_bridge_thinks_and_scores_as_the_model_does(pair) -> None:
+    reasoner, bridge = pair
+    inside = under_hooks(reasoner, bridge)
+    thoughts = reasoner.think(PROMPTS, tau=0.7, noise_seeds=range(5))
+    again = inside.think(PROMPTS, tau=0.7, noise_seeds=range(5))
+    torch.testing.assert_close(again.u, thoughts.u, atol=1e-4, rtol=0)
+    assert torch.equal(again.mask, thoughts.mask)
+    logp = inside.score(PROMPTS, thoughts, tau=0.7).logp
+    torch.testing.assert_close(logp, reasoner.score(PROMPTS, thoughts, tau=0.7).logp)
+    assert inside.decode(thoughts).texts == reasoner.decode(thoughts).texts
+
+
+def test_weights_are_shared_and_the_original_can_still_be_saved(pair, tmp_path: Path) -> None:
+    reasoner, bridge = pair
+    inside = {id(p) for p in bridge.original_model.parameters()}
+    assert {id(p) for p in reasoner.model.parameters()} <= inside
+    reasoner.save(tmp_path)
+    loaded = load_reasoner(tmp_path)
+    for name, value in loaded.model.state_dict().items():
+        assert torch.equal(value, reasoner.model.state_dict()[name]), name
+
+
+def test_every_part_of_ours_has_a_site_with_its_shape(pair) -> None:
+    _, bridge = pair
+    table = {site.name: site for site in sites(bridge)}
+    assert list(table) == list(dict.fromkeys(table)), "names are unique"
+    assert set(table) == set(bridge.hook_dict)
+    for name in ("mu", "sigma", "eps"):
+        assert table[f"nf_head.{name}.hook_out"].axes == ("B", "K", "D")
+    assert table["nf_head.hook_in"].axes == ("B", "K", "d_model")
+    assert table["projection.hook_out"].axes == ("B", "K", "d_model")
+    assert table["flow.logdet.hook_out"].axes == ("B",)
+    assert table["flow.shallow.1.y.hook_out"].axes == ("B", "K", "D")
+    for name in RESIDUAL:
+        assert table[name].axes == ("B", "T", "d_model")
+        assert table[name].per_thought
+    assert not table["blocks.0.attn.hook_pattern"].per_thought
+
+
+def test_one_pass_sees_what_hooks_see_step_by_step(pair) -> None:
+    reasoner, bridge = pair
+    inside = under_hooks(reasoner, bridge)
+    seen: dict[str, list[torch.Tensor]] = {name: [] for name in RESIDUAL}
+
+    def keep(tensor: torch.Tensor, hook) -> None:
+        seen[hook.name].append(tensor[:, -1].clone())
+
+    with bridge.hooks(fwd_hooks=[(name, keep) for name in RESIDUAL]):
+        thoughts = inside.think(PROMPTS, tau=0.7, noise_seeds=range(5))
+    layout = reasoner.layout(PROMPTS, thoughts.K.tolist(), answers=["x"] * 5, side="right")
+    once = capture(bridge, layout, thoughts.u, RESIDUAL)
+    for name in RESIDUAL:
+        steps = torch.stack(seen[name][1 : 1 + thoughts.mask.shape[1]], dim=1)
+        assert once[name].shape == steps.shape
+        mask = thoughts.mask[..., None]
+        torch.testing.assert_close(once[name], steps * mask, atol=1e-5, rtol=1e-4)
+
+
+def test_capture_gives_the_model_s_own_numbers(plain) -> None:
+    reasoner, bridge = plain
+    thoughts = reasoner.think(PROMPTS, tau=0.7, noise_seeds=range(5))
+    scores = reasoner.score(PROMPTS, thoughts, tau=0.7, hidden=True)
+    layout = reasoner.layout(PROMPTS, thoughts.K.tolist())
+    names = ["nf_head.mu.hook_out", "nf_head.sigma.hook_out", "nf_head.eps.hook_out", *RESIDUAL]
+    got = capture(bridge, layout, thoughts.u, names)
+    mask = thoughts.mask[..., None]
+    close = {"atol": 1e-5, "rtol": 1e-4}
+    torch.testing.assert_close(got["nf_head.mu.hook_out"], scores.mu, **close)
+    torch.testing.assert_close(
+        got["nf_head.sigma.hook_out"], scores.log_sigma.exp() * mask, **close
+    )
+    torch.testing.assert_close(got["nf_head.eps.hook_out"], thoughts.eps, **close)
+    assert scores.hidden is not None
+    torch.testing.assert_close(got["blocks.0.hook_in"], scores.hidden[:, 0], **close)
+    torch.testing.assert_close(got["ln_final.hook_out"], scores.hidden[:, -1], **close)
+
+
+def test_edits_under_hooks_reach_the_thoughts(plain) -> None:
+    reasoner, bridge = plain
+    inside = under_hooks(reasoner, bridge)
+    free = reasoner.think(PROMPTS, tau=0.7, noise_seeds=range(5))
+    with bridge.hooks(fwd_hooks=[("nf_head.eps.hook_out", lambda t, hook: torch.zeros_like(t))]):
+        mode = inside.think(PROMPTS, tau=0.7, noise_seeds=range(5))
+    torch.testing.assert_close(mode.u, mode.mu)
+    assert not mode.eps.any(), "the recorded noise is the one that was used"
+    with bridge.hooks(fwd_hooks=[("nf_head.sigma.hook_out", lambda t, hook: t * 2)]):
+        wide = inside.think(PROMPTS, tau=0.7, noise_seeds=range(5))
+    first = (wide.u - wide.mu)[:, 0] / (free.u - free.mu)[:, 0]
+    torch.testing.assert_close(first, torch.full_like(first, 2.0), atol=1e-3, rtol=1e-3)
+    after = reasoner.think(PROMPTS, tau=0.7, noise_seeds=range(5))
+    assert torch.equal(after.u, free.u), "hooks are gone with their context"
+
+
+def test_a_patched_state_changes_only_what_comes_after(plain) -> None:
+    reasoner, bridge = plain
+    thoughts = reasoner.think(PROMPTS[:1], tau=0.7, noise_seeds=[0], max_thoughts=4)
+    layout = reasoner.layout(PROMPTS[:1], thoughts.K.tolist())
+    place = int(layout.thought_at[0, 0])
+
+    def push(tensor: torch.Tensor, hook) -> torch.Tensor:
+        changed = tensor.clone()
+        changed[:, place] += 1.0
+        return changed
+
+    E = bridge.original_model.embed(layout, thoughts.u)
+    with torch.no_grad():
+        before = bridge(E)
+        after = bridge.run_with_hooks(E, fwd_hooks=[("blocks.0.hook_out", push)])
+    assert torch.equal(before[:, :place], after[:, :place])
+    assert (before[:, place:] - after[:, place:]).abs().amax() > 1e-3
+
+
+def embeddings(reasoner: NFCoTReasoner) -> torch.Tensor:
+    thoughts = reasoner.think(PROMPTS[:2], tau=0.7, noise_seeds=[0, 1])
+    layout = reasoner.layout(PROMPTS[:2], thoughts.K.tolist(), side="right")
+    with torch.no_grad():
+        return reasoner.model.embed(layout, thoughts.u)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["blocks.0.hook_inn"], "did you mean blocks.0.hook_in"),
+        ([], "no hooks asked for"),
+        ("hook_embed", "did not fire"),
+        (["blocks.0.hook_out", "nf_head.mu.hook_out"], "did not fire"),
+    ],
+)
+def test_hooks_that_catch_nothing_are_errors(plain, names, said) -> None:
+    reasoner, bridge = plain
+    with pytest.raises(UserError, match=said):
+        bridge.run_with_cache(embeddings(reasoner), names_filter=names)
+
+
+def test_a_hook_that_fires_twice_is_an_error(plain) -> None:
+    reasoner, bridge = plain
+    E = embeddings(reasoner)
+    block = bridge.original_model.backbone.base_model
+
+    def twice(*args, **kwargs):
+        block(*args, **kwargs)
+        return original(*args, **kwargs)
+
+    original = bridge.original_model.forward
+    bridge.original_model.forward = lambda input_ids=None, inputs_embeds=None, **rest: twice(
+        inputs_embeds=inputs_embeds
+    )
+    try:
+        with pytest.raises(UserError, match="fired 2 times"):
+            bridge.run_with_cache(E, names_filter=["blocks.0.hook_out"])
+    finally:
+        del bridge.original_model.forward
+
+
+def test_sums_without_the_embedding_term_are_refused(plain) -> None:
+    reasoner, bridge = plain
+    _, cache = bridge.run_with_cache(embeddings(reasoner))
+    with pytest.raises(UserError, match="embedding term"):
+        cache.decompose_resid()
+    ids = reasoner.layout(PROMPTS[:2], [0, 0], side="right").input_ids
+    _, whole = bridge.run_with_cache(ids)
+    total = whole.decompose_resid(layer=-1).sum(0)
+    torch.testing.assert_close(total, whole["blocks.1.hook_out"], atol=1e-4, rtol=1e-4)
+
+
+def test_ragged_caches_are_refused(plain) -> None:
+    reasoner, bridge = plain
+    E = embeddings(reasoner)
+    _, past = bridge(E, return_type="logits_and_cache", use_cache=True)
+    for call in (bridge, bridge.run_with_cache):
+        with pytest.raises(UserError, match="ragged"):
+            call(E[:, -1:], past_key_values=past, stop_at_layer=1)
+
+
+def test_cached_tensors_are_copies(plain) -> None:
+    reasoner, bridge = plain
+    E = embeddings(reasoner)
+    _, cache = bridge.run_with_cache(E, names_filter=["blocks.0.hook_in"])
+    kept = cache["blocks.0.hook_in"].clone()
+    E.zero_()
+    assert torch.equal(cache["blocks.0.hook_in"], kept)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "no hooks asked for"),
+        (["nothing"], "no hook is called nothing"),
+        (["blocks.0.attn.hook_pattern"], "no axis of positions"),
+        (["blocks.0.attn.q_norm.hook_out"], "no axis of positions"),
+        (["flow.logdet.hook_out"], "one value per trajectory"),
+    ],
+)
+def test_capture_refuses_what_it_cannot_read_at_thoughts(plain, names, said) -> None:
+    reasoner, bridge = plain
+    thoughts = reasoner.think(PROMPTS, tau=0.7, noise_seeds=range(5))
+    layout = reasoner.layout(PROMPTS, thoughts.K.tolist())
+    with pytest.raises(UserError, match=said):
+        capture(bridge, layout, thoughts.u, names)
+
+
+def test_gradients_reach_the_thoughts(plain) -> None:
+    reasoner, bridge = plain
+    thoughts = reasoner.think(PROMPTS[:1], tau=0.7, noise_seeds=[0])
+    layout = reasoner.layout(PROMPTS[:1], thoughts.K.tolist())
+    u = thoughts.u.clone().requires_grad_()
+    states = bridge.original_model.stream(layout, u).last_hidden_state
+    at(states, layout.thought_at).square().sum().backward()
+    assert u.grad is not None
+    assert u.grad.abs().sum() > 0
