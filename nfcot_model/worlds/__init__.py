@@ -9,6 +9,7 @@ from nfcot_model.worlds.problem import (
     read_problems,
     write_problems,
 )
+from nfcot_model.worlds.what_if import what_if
 
 __all__ = [
     "SPLITS",
@@ -20,5 +21,6 @@ __all__ = [
     "make_world",
     "problem_set_hash",
     "read_problems",
+    "what_if",
     "write_problems",
 ]

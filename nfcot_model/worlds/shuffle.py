@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from itertools import combinations
 
 from nfcot_model.worlds.problem import Case, Check, Label
 
-__all__ = ["ANSWER_OPENING", "CLOSINGS", "OPENINGS", "Operation", "compile_pipeline", "draw"]
+__all__ = [
+    "ANSWER_OPENING",
+    "CLOSINGS",
+    "OPENINGS",
+    "START",
+    "Operation",
+    "compile_pipeline",
+    "draw",
+    "labels_of",
+    "read_operation",
+    "read_state",
+    "text_of",
+    "word",
+]
 
 ITEMS = "abcde"
+START = (0, 1, 2, 3, 4)
 OPENINGS = (
     "Take a row s:",
     "Given row s:",
@@ -79,28 +94,56 @@ def _parity(row: tuple[int, ...]) -> int:
 
 
 def compile_pipeline(
-    operations: list[Operation],
+    operations: list[Operation], state: tuple[int, ...] = START
 ) -> tuple[list[str], list[dict[str, Label]], str, Check]:
     """Where is each item after each move, and how is the last row checked?
 
-    Returns the reasoning text per step (`c a b e d`), the labels per step (the item at each
+    `state` is the row before the first of them. Returns the reasoning text per step
+    (`c a b e d`), the labels per step (the item at each
     place, the parity of the permutation, the move), the reference answer and the check.
     """
-    row = tuple(range(5))
+    row = state
     texts: list[str] = []
     labels: list[dict[str, Label]] = []
     for operation in operations:
         row = operation.apply(row)
-        texts.append(" ".join(ITEMS[i] for i in row))
-        step: dict[str, Label] = {f"place_{p}": ITEMS[i] for p, i in enumerate(row, start=1)}
-        labels.append({**step, "parity": _parity(row), "operation": operation.kind})
+        texts.append(text_of(row))
+        labels.append({**labels_of(row), "operation": operation.kind})
     answer = ANSWER_OPENING + "[" + ",".join(f"s[{i}]" for i in row) + "]"
     rows: list[list[int | str]] = [list(ITEMS), [7, 1, 9, 3, 5]]
     cases = [Case(args=[r], expected=[r[i] for i in row]) for r in rows]
     return texts, labels, answer, Check(kind="function", cases=cases)
 
 
+def text_of(state: tuple[int, ...]) -> str:
+    """How is a row written in the reasoning?"""
+    return " ".join(ITEMS[i] for i in state)
+
+
+def labels_of(state: tuple[int, ...]) -> dict[str, Label]:
+    """What is true of a row? The item at each place, and the parity of the permutation."""
+    places: dict[str, Label] = {f"place_{p}": ITEMS[i] for p, i in enumerate(state, start=1)}
+    return {**places, "parity": _parity(state)}
+
+
 def word(operation: Operation, rng: random.Random, unseen: bool) -> str:
     """One wording of a move; `unseen` draws from the wordings that training never shows."""
     wordings = (UNSEEN_WORDINGS if unseen else WORDINGS)[operation.kind]
     return rng.choice(wordings).format(i=operation.i, j=operation.j)
+
+
+def read_operation(words: str) -> Operation | None:
+    """Which move is worded so? None when no wording fits."""
+    for kind, wordings in ((k, (*WORDINGS[k], *UNSEEN_WORDINGS[k])) for k in WORDINGS):
+        for wording in wordings:
+            pattern = re.escape(wording).replace(r"\{i\}", r"(\d)").replace(r"\{j\}", r"(\d)")
+            found = re.fullmatch(pattern, words)
+            if found:
+                return Operation(kind, *map(int, found.groups()))
+    return None
+
+
+def read_state(text: str) -> tuple[int, ...] | None:
+    """Which row is this (`c a b e d`)? None when it is none."""
+    items = text.split(" ")
+    return tuple(map(ITEMS.index, items)) if sorted(items) == list(ITEMS) else None

@@ -17,6 +17,7 @@ from nfcot_model.worlds import (
     make_world,
     problem_set_hash,
     read_problems,
+    what_if,
     write_problems,
 )
 
@@ -160,3 +161,50 @@ def test_missing_and_unreadable_files(tmp_path) -> None:
 def test_impossible_requests_say_what_is_possible(arguments, named) -> None:
     with pytest.raises(UserError, match=named):
         make_world(*arguments)
+
+
+@pytest.mark.parametrize("world", ["digits", "shuffle"])
+@pytest.mark.parametrize("split", ["test", "unseen-words"])
+def test_what_if_nothing_changes_nothing(world: str, split: str) -> None:
+    for problem in make_world(world, split, 3, 40):
+        for step, text in enumerate(problem.steps):
+            same = what_if(problem, step, text)
+            assert same.steps == problem.steps
+            assert same.step_labels == problem.step_labels
+            assert (same.answer, same.check, same.labels) == (
+                problem.answer,
+                problem.check,
+                problem.labels,
+            )
+
+
+def test_what_if_a_step_had_been_another() -> None:
+    problem = Problem.model_validate(
+        {
+            "prompt": "Digit x: #1 times 4; #2 plus 7; #3 times 2. Compile it.",
+            "world": "digits",
+            "steps": ["#1 4x+0", "#2 4x+7", "#3 8x+4"],
+            "step_labels": [{}, {}, {}],
+            "answer": "lambda x: (8*x+4)%10",
+            "check": {"kind": "function", "cases": [{"args": [1], "expected": 2}]},
+        }
+    )
+    changed = what_if(problem, 1, "4x+2")
+    assert changed.steps == ["#1 4x+0", "#2 4x+2", "#3 8x+4"]
+    changed = what_if(problem, 0, "#1 3x+1")
+    assert changed.steps == ["#1 3x+1", "#2 3x+8", "#3 6x+6"]
+    assert changed.answer == "lambda x: (6*x+6)%10"
+    assert changed.check.cases[1].expected == 2
+    assert what_if(problem, 2, "#3 1x+1").answer == "lambda x: (1*x+1)%10"
+
+
+@pytest.mark.parametrize(
+    ("step", "text", "said"),
+    [(0, "4y", "no state"), (9, "4x+7", "not 9"), (-1, "4x+7", "not -1")],
+)
+def test_what_if_refuses_what_the_world_has_not(step: int, text: str, said: str) -> None:
+    problem = make_world("digits", "test", 0, 1, 3)[0]
+    with pytest.raises(UserError, match=said):
+        what_if(problem, step, text)
+    with pytest.raises(UserError, match="interpreter"):
+        what_if(problem.model_copy(update={"world": "mine"}), 0, "4x+7")
