@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Decoded", "Scores", "Thoughts"]
+__all__ = ["AnswerLogp", "Decoded", "Scores", "Thoughts"]
 
 
 @dataclass(frozen=True)
@@ -84,3 +84,16 @@ class Decoded:
     e: Tensor  # [B, Kmax, D] codec latents, standardised
     logdet: Tensor  # [B] log|det dF/de|
     texts: list[list[str]]
+
+
+@dataclass(frozen=True)
+class AnswerLogp:
+    """How likely are these answers, word for word, after a prompt and thoughts?
+
+    `logp` [B] is the log-probability of each whole answer with its end in nats; `distributions`
+    [B, L, V] are the log-probabilities of every token at each place of it, `mask` [B, L].
+    """
+
+    logp: Tensor
+    distributions: Tensor
+    mask: Tensor

@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from nfcot_model import likelihood, sampling
 from nfcot_model.errors import UserError
-from nfcot_model.layout import Layout, lay_out, pad_chunks
+from nfcot_model.layout import IGNORE, Layout, lay_out, pad_chunks
 from nfcot_model.model import NFCoTModel
-from nfcot_model.thoughts import Decoded, Scores, Thoughts
+from nfcot_model.thoughts import AnswerLogp, Decoded, Scores, Thoughts
 
 __all__ = ["NFCoTReasoner"]
 
@@ -116,6 +116,24 @@ class NFCoTReasoner:
         with torch.no_grad():
             out = self.model.stream(layout, moved.u, hidden=hidden)
         return _on_cpu(likelihood.score(self.model, layout, moved, tau, out, hidden))
+
+    @torch.no_grad()
+    def answer_logp(
+        self, prompts: Sequence[str], thoughts: Thoughts, answers: Sequence[str]
+    ) -> AnswerLogp:
+        """How likely is each answer after its prompt and these thoughts? One causal pass."""
+        layout = self.layout(prompts, thoughts.K.tolist(), side="right", answers=answers)
+        states = self.model.stream(layout, self._device(thoughts.u)).last_hidden_state
+        said = layout.targets != IGNORE
+        counts = said.sum(-1)
+        mask = torch.arange(int(counts.max()), device=said.device) < counts[:, None]
+        logits = self.model.lm_logits(states[said]).log_softmax(-1)
+        distributions = logits.new_zeros(*mask.shape, logits.shape[-1])
+        distributions[mask] = logits
+        targets = mask.new_zeros(mask.shape, dtype=torch.long)
+        targets[mask] = layout.targets[said]
+        chosen = distributions.gather(-1, targets[..., None])[..., 0]
+        return AnswerLogp((chosen * mask).sum(-1).cpu(), distributions.cpu(), mask.cpu())
 
     @torch.no_grad()
     def decode(self, thoughts: Thoughts) -> Decoded:

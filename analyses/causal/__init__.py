@@ -1,0 +1,1 @@
+"""Are thoughts used? Edits on thoughts, what they do to answers, and a verdict."""
