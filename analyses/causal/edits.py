@@ -17,8 +17,19 @@ from torch.nn import functional
 from analyses.causal.scene import Scene
 from nfcot_model.errors import UserError
 from nfcot_model.thoughts import Thoughts
+from nfcot_model.worlds import Problem
 
-__all__ = ["EDITS", "MODES", "Edit", "decode_edit_encode", "donor", "steer", "with_thought"]
+__all__ = [
+    "EDITS",
+    "MODES",
+    "Edit",
+    "decode_edit_encode",
+    "donor",
+    "rethought",
+    "state_of",
+    "steer",
+    "with_thought",
+]
 
 Edit = Callable[[Scene, Tensor, Generator], Tensor]
 MODES = ("direct", "total")
@@ -68,8 +79,8 @@ def donor(
         candidates = [
             j
             for j in (fits & (place < K)).nonzero()[:, 0].tolist()
-            if crowd.groups[j] != crowd.groups[me]
-            and (same_value is None or _same(crowd.steps, me, j, place) is same_value)
+            if crowd.problems[j].group != crowd.problems[me].group
+            and (same_value is None or _same(crowd.problems, me, j, place) is same_value)
         ]
         if candidates:
             chosen[i] = candidates[int(torch.randint(len(candidates), (), generator=rng))]
@@ -162,12 +173,13 @@ def _normal(like: Tensor, rng: Generator) -> Tensor:
     return torch.randn(like.shape, generator=rng)
 
 
-def _same(steps: Sequence[Sequence[str]], i: int, j: int, k: int) -> bool | None:
-    if k >= len(steps[i]) or k >= len(steps[j]):
+def _same(problems: Sequence[Problem], i: int, j: int, k: int) -> bool | None:
+    """Do problems i and j say the same at step k? None when one of them has no such step."""
+    if k >= min(len(problems[i].steps), len(problems[j].steps)):
         return None
-    return _state(steps[i][k]) == _state(steps[j][k])
+    return state_of(problems[i].steps[k]) == state_of(problems[j].steps[k])
 
 
-def _state(text: str) -> str:
-    """A step without its number."""
-    return text.split(" ", 1)[1] if text.startswith("#") and " " in text else text
+def state_of(step: str) -> str:
+    """What a step says, without its number (`#3 4x+7` says `4x+7`)."""
+    return step.split(" ", 1)[1] if step.startswith("#") and " " in step else step

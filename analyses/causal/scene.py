@@ -19,13 +19,14 @@ __all__ = ["Crowd", "Scene"]
 class Crowd:
     """The thoughts of a whole run: where donors and means come from.
 
-    u [N, K, D], mask [N, K]; `groups` and `steps` (the true step texts) of each trace.
+    u [N, K, D], mask [N, K]; `problems` are what each trace is about, `solved` says whose own
+    answer was right.
     """
 
     u: Tensor
     mask: Tensor
-    groups: Sequence[str]
-    steps: Sequence[Sequence[str]]
+    problems: Sequence[Problem]
+    solved: Sequence[bool]
 
     @property
     def K(self) -> Tensor:
