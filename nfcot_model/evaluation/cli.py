@@ -60,8 +60,8 @@ def evaluate(
         raise UserError(f"--tau {tau}: expected numbers such as 0,0.7,1.0") from None
     if not all(math.isfinite(t) and t >= 0 for t in taus):
         raise UserError(f"--tau {tau}: a temperature is 0 (the mode) or more")
-    if markdown is not None and not markdown.parent.is_dir():
-        raise UserError(f"--markdown {markdown}: the folder {markdown.parent} does not exist")
+    if markdown is not None and (markdown.is_dir() or not markdown.parent.is_dir()):
+        raise UserError(f"--markdown {markdown}: expected a file in a folder that exists")
     if samples < 1:
         raise UserError(f"--samples {samples}: expected at least 1")
     if problems is not None:
@@ -88,10 +88,11 @@ def evaluate(
         device=device,
         report=show,
     )
+    if as_json:
+        emit_json(result.to_dict())
     if markdown is not None:
         write_text(markdown, tables(result))
     if as_json:
-        emit_json(result.to_dict())
         return
     table = Table(
         "world", "steps", "reasoner", "tau", "pass@1", "95 %", "decoded", "nats/dim", "places"
@@ -116,5 +117,5 @@ def _line(figures: Cell | SwapFigures) -> str:
     return "  ".join(
         f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}"
         for k, v in shown
-        if v is not None and k != "intervals"
+        if v is not None and not isinstance(v, dict)
     )

@@ -104,7 +104,7 @@ def evaluate(
                         samples=samples,
                     )
                 )
-            if all(p.steps for p in problems):
+            if all(p.steps for p in problems) and reasoner.encodes([p.steps for p in problems]):
                 keep(evaluate_oracle(reasoner, problems, sandbox, steps=steps))
             for control in explicit:
                 keep(evaluate_explicit(control, problems, sandbox, steps=steps))

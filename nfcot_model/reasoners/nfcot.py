@@ -129,14 +129,50 @@ class NFCoTReasoner:
         flat = [[next(texts) for _ in range(count)] for count in counts]
         return flat if self.variable_k else [t[0].split("\n") for t in flat]
 
+    def encodes(self, steps: Sequence[Sequence[str]]) -> bool:
+        """Can reasoning of this length be encoded at all, by this codec and budget?"""
+        try:
+            self.check_steps(steps)
+        except UserError:
+            return False
+        return True
+
+    def check_steps(self, steps: Sequence[Sequence[str]]) -> None:
+        """Raises UserError for a text or a number of steps that cannot be encoded."""
+        self._chunks(steps)
+
+    def _chunks(self, steps: Sequence[Sequence[str]]) -> dict[str, list[int]]:
+        """The texts the codec encodes, each once, with its token ids."""
+        limit, slots = (self.model.config.codec[name] for name in ("max_text_tokens", "slots"))
+        texts = [s for row in steps for s in (row if self.variable_k else ["\n".join(row)])]
+        unique = list(dict.fromkeys(texts))
+        ids = self.tokenizer(unique, add_special_tokens=False)["input_ids"] if unique else []
+        longest = max(range(len(ids)), key=lambda i: len(ids[i]), default=None)
+        if longest is not None and len(ids[longest]) > limit:
+            raise UserError(
+                f"a reasoning text has {len(ids[longest])} tokens, the codec reads {limit}"
+                f" (model.codec.max_text_tokens; text: {unique[longest][:60]!r})"
+            )
+        most = max((len(row) for row in steps), default=0) * slots if self.variable_k else slots
+        if most > self.max_thoughts:
+            raise UserError(
+                f"a reasoning needs {most} thoughts, the model has {self.max_thoughts}"
+                " (model.max_thoughts)"
+            )
+        return dict(zip(unique, ids, strict=True))
+
     @torch.no_grad()
     def latents(self, steps: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
-        """The codec's latents `e` [B, K, D] of reasoning texts, and their mask [B, K]."""
+        """The codec's latents `e` [B, K, D] of reasoning texts, and their mask [B, K].
+
+        Raises UserError for a text longer than the codec reads and more steps than the model has
+        thoughts.
+        """
         chunks = [s for row in steps for s in (row if self.variable_k else ["\n".join(row)])]
-        unique = {chunk: place for place, chunk in enumerate(dict.fromkeys(chunks))}
-        ids = self.tokenizer(list(unique), add_special_tokens=False)["input_ids"]
-        e = self.model.codec.encode(self._device(pad_chunks(ids))).cpu()
-        e = e[[unique[chunk] for chunk in chunks]]
+        ids = self._chunks(steps)
+        place = {chunk: i for i, chunk in enumerate(ids)}
+        e = self.model.codec.encode(self._device(pad_chunks(list(ids.values())))).cpu()
+        e = e[[place[chunk] for chunk in chunks]]
         counts = [len(r) if self.variable_k else 1 for r in steps]
         K = torch.tensor(counts) * self.model.config.codec["slots"]
         mask = torch.arange(int(K.max())) < K[:, None]

@@ -153,16 +153,8 @@ def _claim(out: Path, config: TrainConfig) -> None:
 
 def _check_data(fresh: NFCoTReasoner, config: TrainConfig) -> None:
     """Does every problem fit the model? Asked before anything is written."""
-    problems = every_problem(config.data, config.seed)
     if config.reasoner == "nfcot":
-        codec_batch(fresh, problems)
-    slots = fresh.model.config.codec["slots"]
-    most = max(len(p.steps) for p in problems) * slots if fresh.variable_k else slots
-    if most > config.model.max_thoughts:
-        raise UserError(
-            f"a problem needs {most} thoughts, model.max_thoughts is {config.model.max_thoughts};"
-            " raise it"
-        )
+        fresh.check_steps([p.steps for p in every_problem(config.data, config.seed)])
 
 
 def _initial(config: TrainConfig, folder: Path) -> NFCoTReasoner:
