@@ -22,7 +22,7 @@ _HARMLESS |= {ord("\n"): "\n", ord("\t"): "\t"}
 
 
 def printable(text: str) -> str:
-    """The text without terminal control: C0 and C1 characters, but tab and newline, are replaced."""
+    """The text without terminal control: C0 and C1 but tab and newline are replaced."""
     return text.translate(_HARMLESS)
 
 

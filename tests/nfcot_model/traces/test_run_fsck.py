@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from safetensors.numpy import load_file, save
 
 from nfcot_model.errors import UserError
 from nfcot_model.traces import check_run, read_run
-from nfcot_model.traces.schema import (
-    THOUGHTS_SCHEMA,
-    TRACES_SCHEMA,
-    parquet_bytes,
-    seal,
-    shard_paths,
-)
-from nfcot_model.traces.writer import row_hash
-from tests.synthetic_run import synthetic_run
+from nfcot_model.traces.schema import TRACES_SCHEMA, seal
+from tests.synthetic_run import edit_thought, synthetic_run
 
 
 @pytest.fixture
@@ -97,42 +87,11 @@ def test_a_resealed_lie_about_u_is_found(run: Path) -> None:
     assert table["trace_id"][5].as_py() in health.damaged["000000"]
 
 
-def edited(run: Path, change: str) -> str:
-    """One thought changed in the first shard, every hash and seal made to fit; which trace?"""
-    tensors_path, thoughts_path, traces_path = shard_paths(run, "000000")
-    traces, thoughts = pq.read_table(traces_path), pq.read_table(thoughts_path)
-    metadata = {k.decode(): v.decode() for k, v in traces.schema.metadata.items() if k != b"seal"}
-    tensors = load_file(tensors_path)
-    row, K = traces["row"][5].as_py(), traces["K"][5].as_py()
-    traces = traces.cast(TRACES_SCHEMA)
-    if change in ("u", "all tensors"):
-        tensors["u"][row] += 0.5
-        at = traces.schema.get_field_index("u_sha256")
-        hashes = traces["u_sha256"].to_pylist()
-        hashes[5] = row_hash(tensors["u"][row : row + K])
-        traces = traces.set_column(at, TRACES_SCHEMA.field(at), [hashes])
-    if change == "all tensors":
-        tensors["mu"][row] += 0.5
-    if change == "energy":
-        at = THOUGHTS_SCHEMA.get_field_index("energy")
-        energy = thoughts["energy"].to_pylist()
-        energy[row] = 3.0
-        thoughts = thoughts.set_column(at, THOUGHTS_SCHEMA.field(at), [pa.array(energy, "f4")])
-    data = (save(tensors), parquet_bytes(thoughts, "thoughts", {}))
-    for path, content, name in zip(
-        (tensors_path, thoughts_path), data, ("tensors", "thoughts"), strict=True
-    ):
-        path.write_bytes(content)
-        metadata[f"{name}_sha256"] = hashlib.sha256(content).hexdigest()
-    traces_path.write_bytes(seal(traces, "traces", metadata))
-    return str(traces["trace_id"][5])
-
-
 @pytest.mark.parametrize(
     ("change", "words"), [("u", "replay error is"), ("energy", "on record is 3")]
 )
 def test_edits_with_every_hash_made_to_fit_are_found(run: Path, change: str, words: str) -> None:
-    trace = edited(run, change)
+    trace = edit_thought(run, change)
     assert len(read_run(run).traces) == 150
     health = check_run(run)
     assert list(health.damaged) == ["000000"]
@@ -141,7 +100,7 @@ def test_edits_with_every_hash_made_to_fit_are_found(run: Path, change: str, wor
 
 
 def test_what_fits_itself_is_not_seen(run: Path) -> None:
-    edited(run, "all tensors")
+    edit_thought(run, "all tensors")
     assert check_run(run).whole
 
 
