@@ -42,6 +42,7 @@ _ENVIRONMENT = {
     errno.EROFS: "choose a writable output folder",
     errno.EACCES: "check the permissions or choose another folder",
     errno.EPERM: "check the permissions or choose another folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOENT: "make the folder first or choose another",
     errno.ENOTDIR: "a file stands where a folder is expected; choose another path",
     errno.EISDIR: "a folder stands where a file is expected; choose another path",

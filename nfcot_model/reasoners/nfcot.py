@@ -129,6 +129,22 @@ class NFCoTReasoner:
         flat = [[next(texts) for _ in range(count)] for count in counts]
         return flat if self.variable_k else [t[0].split("\n") for t in flat]
 
+    def tokens(self, texts: Sequence[str], *, opening: bool = False) -> list[list[int]]:
+        """Token ids of texts; `opening` adds what the tokenizer puts before a prompt.
+
+        Raises UserError for a text that spells a control token: it would open or close thinking.
+        """
+        if not texts:
+            return []
+        ids = self.tokenizer(list(texts), add_special_tokens=opening)["input_ids"]
+        control = {self.model.ids.think, self.model.ids.end_think, self.model.ids.thought}
+        for text, row in zip(texts, ids, strict=True):
+            found = control.intersection(row)
+            if found:
+                spelled = self.tokenizer.convert_ids_to_tokens(min(found))
+                raise UserError(f"text {text[:40]!r}… holds the control token {spelled}; remove it")
+        return list(ids)
+
     def encodes(self, steps: Sequence[Sequence[str]]) -> bool:
         """Can reasoning of this length be encoded at all, by this codec and budget?"""
         try:
@@ -146,7 +162,7 @@ class NFCoTReasoner:
         limit, slots = (self.model.config.codec[name] for name in ("max_text_tokens", "slots"))
         texts = [s for row in steps for s in (row if self.variable_k else ["\n".join(row)])]
         unique = list(dict.fromkeys(texts))
-        ids = self.tokenizer(unique, add_special_tokens=False)["input_ids"] if unique else []
+        ids = self.tokens(unique)
         longest = max(range(len(ids)), key=lambda i: len(ids[i]), default=None)
         if longest is not None and len(ids[longest]) > limit:
             raise UserError(
@@ -204,7 +220,7 @@ class NFCoTReasoner:
         side: Literal["left", "right"] = "left",
         room: int = 0,
     ) -> Layout:
-        ids = self.tokenizer(list(prompts))["input_ids"]
+        ids = self.tokens(prompts, opening=True)
         context = getattr(self.model.backbone.config, "max_position_embeddings", None)
         longest = max(range(len(ids)), key=lambda i: len(ids[i]) + K[i])
         needed = len(ids[longest]) + K[longest] + 1 + close + room

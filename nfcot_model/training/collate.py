@@ -20,7 +20,7 @@ def codec_batch(reasoner: NFCoTReasoner, problems: Sequence[Problem]) -> Tensor:
     steps = [
         s for p in problems for s in (p.steps if reasoner.variable_k else ["\n".join(p.steps)])
     ]
-    return pad_chunks(reasoner.tokenizer(steps, add_special_tokens=False)["input_ids"])
+    return pad_chunks(reasoner.tokens(steps))
 
 
 def joint_batch(
@@ -29,13 +29,12 @@ def joint_batch(
     kind: Literal["nfcot", "text", "direct"],
 ) -> tuple[Layout, Tensor | None]:
     """The streams of the problems and, for NF-CoT, the latents [B, K, D] of their reasoning."""
-    tokens = reasoner.tokenizer
-    prompts = tokens([p.prompt for p in problems])["input_ids"]
-    answers = tokens([p.answer for p in problems], add_special_tokens=False)["input_ids"]
+    prompts = reasoner.tokens([p.prompt for p in problems], opening=True)
+    answers = reasoner.tokens([p.answer or "" for p in problems])
     ids = reasoner.model.ids
     if kind != "nfcot":
         texts = ["\n".join(p.steps) if kind == "text" else "" for p in problems]
-        reasoning = tokens(texts, add_special_tokens=False)["input_ids"]
+        reasoning = reasoner.tokens(texts)
         none = [0] * len(problems)
         return lay_out(prompts, none, ids, answers=answers, reasoning=reasoning), None
     e, mask = reasoner.latents([p.steps for p in problems])

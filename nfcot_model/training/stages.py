@@ -6,6 +6,7 @@ and frozen, then flow, projection and head, then everything but the codec.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -24,7 +25,13 @@ from nfcot_model.sampling import noise_seed
 from nfcot_model.tokenizer import train_tokenizer
 from nfcot_model.training.collate import codec_batch, joint_batch
 from nfcot_model.training.config import STAGES, StageConfig, TrainConfig
-from nfcot_model.training.data import every_problem, held_out, training_batch, vocabulary_texts
+from nfcot_model.training.data import (
+    data_hash,
+    every_problem,
+    held_out,
+    training_batch,
+    vocabulary_texts,
+)
 from nfcot_model.training.loop import Losses, Progress, run_stage
 from nfcot_model.worlds import Problem
 
@@ -89,8 +96,9 @@ def train(
     """Train the named stages into `out`; returns each stage's last validation figures.
 
     A stage starts from the stage before it (`out/<stage>/model`), continues its own saved state,
-    and is skipped when finished. The last finished stage's model is a checkpoint folder like any
-    other. Raises UserError when `out` holds another training or the stage before is missing.
+    and only tells its figures when finished; one of no steps is left out. The last finished
+    stage's model is a checkpoint folder like any other. Raises UserError when `out` holds
+    another training or the stage before is missing.
     """
     accelerator = accelerator or make_accelerator(config)
     with accelerator.main_process_first():
@@ -100,7 +108,10 @@ def train(
         stage: StageConfig = getattr(config, name)
         finished = out / name / "model"
         skipped = config.reasoner != "nfcot" and name != "joint"
-        if finished.exists() or stage.steps == 0 or skipped:
+        if stage.steps == 0 or skipped:
+            continue
+        if finished.exists():
+            figures[name] = json.loads((out / name / "figures.json").read_text())
             continue
         with accelerator.main_process_first():
             reasoner = _before(config, name, out)
@@ -133,14 +144,16 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 def _claim(out: Path, config: TrainConfig) -> None:
     path = out / "train.json"
+    wanted = config.model_dump(mode="json") | {"data_hash": data_hash(config.data)}
     if path.exists():
         try:
-            same = TrainConfig.model_validate_json(path.read_text()) == config
+            same = json.loads(path.read_text()) == wanted
         except ValueError:
             same = False
         if not same:
             raise UserError(
-                f"{out}: holds another training (train.json differs); choose another -o"
+                f"{out}: holds another training (train.json or the problems differ);"
+                " choose another -o"
             )
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -148,7 +161,7 @@ def _claim(out: Path, config: TrainConfig) -> None:
     fresh = fresh_reasoner(config)
     _check_data(fresh, config)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(path, config.model_dump(mode="json"))
+    write_json(path, wanted)
 
 
 def _check_data(fresh: NFCoTReasoner, config: TrainConfig) -> None:
