@@ -166,7 +166,15 @@ def test_not_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 100_000, '{"a": "\\ud800"}', "[]", "1", "{}", '{"format_version": 1}']
+    "text",
+    [
+        "[" * 100_000,
+        '{"format_version": 1, "a": "\\ud800"}',
+        "[]",
+        "1",
+        "{}",
+        '{"format_version": 1}',
+    ],
 )
 def test_a_foreign_manifest_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
