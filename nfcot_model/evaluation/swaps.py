@@ -17,7 +17,7 @@ from nfcot_model.sandbox import Sandbox
 from nfcot_model.thoughts import Thoughts
 from nfcot_model.worlds import Problem
 
-__all__ = ["SwapFigures", "evaluate_swaps", "pooled"]
+__all__ = ["OUTCOMES", "SwapFigures", "evaluate_swaps", "pooled"]
 
 OUTCOMES = ("pass_at_1", "zeroed", "shuffled", "donor_follow", "own_prompt", "neither")
 

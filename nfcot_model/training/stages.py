@@ -101,6 +101,7 @@ def train(
     another training or the stage before is missing.
     """
     accelerator = accelerator or make_accelerator(config)
+    _check_order(config, stages, out)
     with accelerator.main_process_first():
         _claim(out, config)
     figures: dict[str, dict[str, float]] = {}
@@ -140,6 +141,23 @@ def train(
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Where is trained? On the GPUs there are, else on the CPU, in as many processes as started."""
     return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=config.mixed_precision)
+
+
+def _check_order(config: TrainConfig, stages: list[str], out: Path) -> None:
+    """Is what the first stage starts from there? Asked before anything is written."""
+    earlier = _earlier(config, stages[0])
+    if earlier and not (out / earlier[-1] / "model").exists():
+        raise UserError(
+            f"stage '{stages[0]}' starts from '{earlier[-1]}', which {out} does not hold; run"
+            f" `nfcot train {earlier[-1]}` with the same options first, or `nfcot train all`"
+        )
+
+
+def _earlier(config: TrainConfig, name: str) -> list[str]:
+    """The stages before this one that train something."""
+    if config.reasoner != "nfcot":
+        return []
+    return [s for s in STAGES[: STAGES.index(name)] if getattr(config, s).steps > 0]
 
 
 def _claim(out: Path, config: TrainConfig) -> None:
@@ -186,15 +204,10 @@ def _publish(reasoner: NFCoTReasoner, folder: Path) -> None:
 
 
 def _before(config: TrainConfig, name: str, out: Path) -> NFCoTReasoner:
-    earlier = [s for s in STAGES[: STAGES.index(name)] if getattr(config, s).steps > 0]
-    if config.reasoner != "nfcot" or not earlier:
+    earlier = _earlier(config, name)
+    if not earlier:
         return _initial(config, out / "initial")
-    folder = out / earlier[-1] / "model"
-    if not folder.exists():
-        raise UserError(
-            f"stage '{name}' starts from '{earlier[-1]}': run `nfcot train {earlier[-1]}` first"
-        )
-    return load_reasoner(folder)
+    return load_reasoner(out / earlier[-1] / "model")
 
 
 def _codec_objective(

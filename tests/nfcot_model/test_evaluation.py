@@ -16,7 +16,8 @@ from nfcot_model.evaluation.cells import evaluate_cell, evaluate_explicit, evalu
 from nfcot_model.evaluation.intervals import pass_at_k, share, wilson
 from nfcot_model.evaluation.swaps import _donors, evaluate_swaps, pooled
 from nfcot_model.sandbox import Sandbox
-from nfcot_model.worlds import Case, Check, make_world
+from nfcot_model.worlds import Case, Check, make_world, write_problems
+from nfcot_model.worlds.generate import read_steps
 from tests.tiny import tiny_reasoner
 
 
@@ -172,3 +173,19 @@ def test_the_command_prints_one_json_document(tmp_path) -> None:
     table = (tmp_path / "card.md").read_text().splitlines()
     assert table[2].startswith("| digits | 2 | nfcot | 0 | 0.000 (0.000–")
     assert table[-1].startswith("| digits | 0.7 | ")
+
+
+@pytest.mark.parametrize("steps", ["2-", "-3", "x", "2--3", ""])
+def test_steps_are_a_number_or_a_range(steps) -> None:
+    with pytest.raises(UserError, match="a number or a range"):
+        read_steps(steps)
+    assert (read_steps("4"), read_steps("2-6")) == ((4, 4), (2, 6))
+
+
+def test_options_for_built_in_problems_do_not_go_with_a_file(tmp_path) -> None:
+    from nfcot_model.evaluation.cli import evaluate
+
+    path = tmp_path / "p.jsonl"
+    write_problems(path, make_world("digits", "test", 0, 2))
+    with pytest.raises(UserError, match="--worlds and -n"):
+        evaluate(tmp_path, path, worlds="shuffle", n=1)

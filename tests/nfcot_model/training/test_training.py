@@ -229,7 +229,7 @@ def test_presets_and_folders_that_do_not_fit_are_refused(tmp_path) -> None:
         load_config(None, None)
     with pytest.raises(UserError, match="cannot be read"):
         load_config(None, tmp_path / "none.yaml")
-    with pytest.raises(UserError, match="run `nfcot train warmup` first"):
+    with pytest.raises(UserError, match="run `nfcot train warmup`"):
         train(small(), ["joint"], tmp_path / "t")
     other = small().model_copy(update={"seed": 9})
     with pytest.raises(UserError, match="holds another training"):
