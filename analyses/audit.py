@@ -136,6 +136,17 @@ def _replayed(run: Run) -> Replay:
 
 
 def _refuse_changed(clean: Run, batch: RunEnergies, usual: Replay) -> None:
+    """Raise UserError for a calibration run that says of itself, or shows, that it is not clean."""
+    if "planted" in clean.manifest:
+        raise UserError(
+            f"--calibration {clean.name}: holds planted anomalies; calibrate on a clean run"
+        )
+    broken = int((usual.error > _tolerance(clean, usual)).sum())
+    if broken:
+        raise UserError(
+            f"--calibration {clean.name}: {broken} of its trajectories do not replay, so they are"
+            " not as they were drawn; calibrate on a clean run"
+        )
     changed = batch.trajectory[disagree(batch.energy, usual.energy)]
     if changed.size:
         raise UserError(

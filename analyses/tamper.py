@@ -56,12 +56,14 @@ def choose_plants(
     kinds: Sequence[str],
     share: float,
     seed: int,
+    worlds: NDArray[np.object_] | None = None,
 ) -> dict[int, Plant]:
     """Which traces get which plant? Trace index -> plant; kinds take turns. K, groups: [n].
 
-    A swap needs a donor in another group with a thought at the same k; a trace that has none gets
-    the next kind. Traces without thoughts, or for which no kind is possible, are passed over, so
-    there may be fewer plants than asked for.
+    A swap needs a donor of the same world (`worlds` [n]; all one without it; another world's
+    thought would be found too easily) and another group with a thought at the same k. A trace that
+    has none gets the next kind. Traces without thoughts, or for which no kind is possible, are
+    passed over, so there may be fewer plants than asked for.
     """
     rng = np.random.default_rng(seed)
     first = np.cumsum(K) - K
@@ -72,7 +74,8 @@ def choose_plants(
         if len(plants) == wanted:
             break
         k = int(rng.integers(K[i]))
-        donors = np.flatnonzero((k < K) & (groups != groups[i]))
+        same = np.ones(K.size, dtype=bool) if worlds is None else worlds == worlds[i]
+        donors = np.flatnonzero(same & (k < K) & (groups != groups[i]))
         possible = [kind for kind in kinds if kind != "swap" or donors.size]
         if not possible:
             continue
@@ -114,7 +117,8 @@ def plant_run(
     _check(run, known, reasoner, kinds, share)
     K = run.traces["K"].to_numpy(dtype=np.int64)
     groups = run.traces["group"].to_numpy(dtype=object)
-    plants = choose_plants(K, groups, kinds, share, seed)
+    worlds = run.traces["world"].to_numpy(dtype=object)
+    plants = choose_plants(K, groups, kinds, share, seed, worlds)
     made = Counter(plant.kind for plant in plants.values())
     recipe = {
         "kinds": list(kinds),

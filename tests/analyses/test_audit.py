@@ -222,6 +222,12 @@ def test_other_decode_settings_are_refused(clean: Run, tmp_path: Path, name: str
         audit_run(run, clean, 0.01)
 
 
+def test_a_run_with_plants_cannot_calibrate(clean: Run, swapped: Run) -> None:
+    planted = replace(swapped, manifest=swapped.manifest | {"planted": {"source": "x"}})
+    with pytest.raises(UserError, match="holds planted anomalies"):
+        audit_run(clean, planted, 0.05)
+
+
 def test_a_run_cannot_calibrate_itself(clean: Run) -> None:
     with pytest.raises(UserError, match=r"shares 500 of trace_id"):
         audit_run(clean, clean, 0.01)

@@ -160,6 +160,14 @@ def test_a_swap_needs_a_donor_of_another_group() -> None:
     assert 3 not in plants
 
 
+def test_a_swap_stays_in_its_world() -> None:
+    K, groups = np.full(40, 3), np.arange(40).astype(object)
+    worlds = np.array(["a", "b"] * 20, dtype=object)
+    plants = choose_plants(K, groups, ["swap"], 1.0, 0, worlds)
+    assert len(plants) == 40
+    assert all(worlds[plant.donor_row // 3] == worlds[i] for i, plant in plants.items())
+
+
 def test_other_kinds_are_planted_where_swaps_have_no_donor() -> None:
     K, groups = np.full(40, 3), np.full(40, "one", dtype=object)
     plants = choose_plants(K, groups, KINDS, 0.5, 0)
