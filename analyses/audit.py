@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -21,20 +20,12 @@ from analyses.energy import STATISTIC, energy_quantiles
 from analyses.score import SCORER, RunEnergies, run_energies
 from nfcot_model.errors import UserError
 from nfcot_model.traces import Run
+from nfcot_model.traces.replay import REPLAY_TENSORS, Replay, disagree, replay
 
 __all__ = ["REPLAY_TOLERANCE", "AuditResult", "audit_run", "refuse_mismatch"]
 
 REPLAY_TOLERANCE = 1e-3
 BAND_LEVEL = 0.9
-SAME = (
-    "reasoner",
-    "checkpoint_hash",
-    "decode.tau",
-    "decode.max_thoughts",
-    "decode.k_policy",
-    "decode.template",
-    "decode.dtype",
-)
 
 
 @dataclass(frozen=True)
@@ -42,7 +33,8 @@ class AuditResult:
     """What does the audit say? `summary` is audit.json, the frames are its tables.
 
     `trajectories`: trace_id, score, total, peak, peak_k, p_value, adjusted_p, flagged, invalid,
-    replay_error. `thoughts`: trace_id, k, energy, z, adjusted_p. Absence of a flag says that the
+    replay_error, replay_error_stored, replay_broken, record_broken. `thoughts`: trace_id, k,
+    energy, energy_recomputed, z, adjusted_p. Absence of a flag says that the
     noise energy is usual; it says nothing of what the thoughts are for.
     """
 
@@ -62,16 +54,23 @@ class AuditResult:
 def refuse_mismatch(run: Run, clean: Run) -> None:
     """Raise UserError unless clean traces of `clean` are a null for `run`.
 
-    Checkpoint, tau, budget, template and dtype must agree; no trace or problem group may be in
-    both, for ranks among traces of one's own problems are not p-values.
+    Checkpoint, tau, budget, template and dtype must agree; the clean run must have problems of
+    every world of the run; no trace or problem group may be in both, for ranks among traces of
+    one's own problems are not p-values.
     """
-    for name in SAME:
-        mine, theirs = _field(run.manifest, name), _field(clean.manifest, name)
+    for name, mine in run.settings.items():
+        theirs = clean.settings[name]
         if mine != theirs:
             raise UserError(
                 f"--calibration {clean.name}: {name} is {theirs!r}, that of {run.name} is {mine!r};"
                 " calibrate on clean traces made with the same settings"
             )
+    missing = set(run.traces["world"]) - set(clean.traces["world"])
+    if missing:
+        raise UserError(
+            f"--calibration {clean.name}: has no problem of world {', '.join(sorted(missing))},"
+            f" {run.name} has; calibrate on clean traces of the same kind of problems"
+        )
     for column in ("trace_id", "group"):
         shared = set(run.traces[column]) & set(clean.traces[column])
         if shared:
@@ -81,16 +80,13 @@ def refuse_mismatch(run: Run, clean: Run) -> None:
             )
 
 
-def _field(manifest: Mapping[str, Any], name: str) -> Any:
-    head, _, rest = name.partition(".")
-    return _field(manifest[head], rest) if rest else manifest[head]
-
-
 def audit_run(run: Run, clean: Run, alpha: float) -> AuditResult:
     """Which trajectories of `run` are strange at rate `alpha` against the clean run?
 
-    Uses the energies stored in both runs (`scorer: self`). Raises UserError for a mismatch of
-    settings, shared problems, tau = 0, an empty run, or too few clean traces for alpha.
+    Uses the energies stored in both runs (`scorer: self`); beside that, replay errors and energies
+    are recomputed from the tensors of the run. Raises UserError for a mismatch of settings, a
+    world that the clean run lacks, shared problems, tau = 0, an empty run, or too few clean traces
+    for alpha.
     """
     batch = run_energies(run)
     if batch.n == 0:
@@ -99,12 +95,16 @@ def audit_run(run: Run, clean: Run, alpha: float) -> AuditResult:
     refuse_mismatch(run, clean)
     calibration = calibrate(clean_batch, alpha)
     decision = decide(batch, calibration, alpha)
-    trajectories = _trajectory_frame(run, batch, decision)
+    found, usual = _replayed(run), _replayed(clean)
+    _refuse_changed(clean, clean_batch, usual)
+    tolerance = _tolerance(clean, usual)
+    trajectories = _trajectory_frame(run, batch, decision, found, tolerance)
     thoughts = pd.DataFrame(
         {
             "trace_id": run.thoughts["trace_id"],
             "k": batch.k,
             "energy": batch.energy,
+            "energy_recomputed": found.energy,
             "z": decision.scores.z,
             "adjusted_p": decision.thought_p,
         }
@@ -118,9 +118,10 @@ def audit_run(run: Run, clean: Run, alpha: float) -> AuditResult:
         "n": batch.n,
         "flagged": _flagged(run, trajectories, thoughts, alpha),
         "invalid": _invalid(trajectories, thoughts),
-        "calibration": _calibration(clean, calibration, alpha, batch.n),
+        "calibration": _calibration(clean, calibration, alpha, batch.n)
+        | {"replay_error_max": float(usual.error.max())},
         "run": _identity(run),
-        "replay": _replay(trajectories),
+        "replay": _replay(trajectories, tolerance),
         "planted": _planted(run, trajectories),
         "band_by_k": energy_quantiles(clean_batch.energy[rows], clean_batch.k[rows]),
         "versions": {p: version(p) for p in ("nfcot-scope", "numpy", "scipy")},
@@ -128,8 +129,50 @@ def audit_run(run: Run, clean: Run, alpha: float) -> AuditResult:
     return AuditResult(summary, trajectories, thoughts)
 
 
-def _trajectory_frame(run: Run, batch: RunEnergies, decision: Decision) -> pd.DataFrame:
+def _replayed(run: Run) -> Replay:
+    """Replay errors and energies as the run's tensors give them, whatever its tables say."""
+    tensors = {name: run.tensor(name) for name in REPLAY_TENSORS}
+    return replay(tensors, run.traces["K"].to_numpy(dtype=np.int64), run.manifest["decode"]["tau"])
+
+
+def _refuse_changed(clean: Run, batch: RunEnergies, usual: Replay) -> None:
+    """Raise UserError for a calibration run that says of itself, or shows, that it is not clean."""
+    if "planted" in clean.manifest:
+        raise UserError(
+            f"--calibration {clean.name}: holds planted anomalies; calibrate on a clean run"
+        )
+    broken = int((usual.error > _tolerance(clean, usual)).sum())
+    if broken:
+        raise UserError(
+            f"--calibration {clean.name}: {broken} of its trajectories do not replay, so they are"
+            " not as they were drawn; calibrate on a clean run"
+        )
+    changed = batch.trajectory[disagree(batch.energy, usual.energy)]
+    if changed.size:
+        raise UserError(
+            f"--calibration {clean.name}: trace {batch.trace_ids[changed[0]]} has another energy on"
+            " record than its thoughts give, so it is not clean; trace it again"
+        )
+
+
+def _tolerance(clean: Run, usual: Replay) -> float:
+    """How large a replay error does rounding alone explain?
+
+    A float32 run replays to 1e-3. In a coarser dtype thinking and scoring round differently, so
+    twice the clean run's own largest error is the measure.
+    """
+    if clean.manifest["decode"]["dtype"] == "float32":
+        return REPLAY_TOLERANCE
+    return max(REPLAY_TOLERANCE, 2 * float(usual.error.max(initial=0.0)))
+
+
+def _trajectory_frame(
+    run: Run, batch: RunEnergies, decision: Decision, found: Replay, tolerance: float
+) -> pd.DataFrame:
     scores = decision.scores
+    stored = run.traces["replay_error"].to_numpy(dtype=np.float64)
+    record_broken = disagree(stored, found.error)
+    record_broken[batch.trajectory[disagree(batch.energy, found.energy)]] = True
     return pd.DataFrame(
         {
             "trace_id": batch.trace_ids,
@@ -141,7 +184,10 @@ def _trajectory_frame(run: Run, batch: RunEnergies, decision: Decision) -> pd.Da
             "adjusted_p": decision.adjusted_p,
             "flagged": decision.flagged,
             "invalid": scores.invalid,
-            "replay_error": run.traces["replay_error"].to_numpy(),
+            "replay_error": found.error,
+            "replay_error_stored": stored,
+            "replay_broken": ~(found.error <= tolerance),
+            "record_broken": record_broken,
         }
     )
 
@@ -171,6 +217,7 @@ def _flagged(
                 "score": row.score,
                 "total": row.total,
                 "replay_error": row.replay_error,
+                "replay_error_stored": row.replay_error_stored,
                 "invalid": bool(row.invalid),
                 "texts": texts,
             }
@@ -209,35 +256,45 @@ def _identity(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "hash": run.hash,
-        **{name.removeprefix("decode."): _field(run.manifest, name) for name in SAME},
+        **{name.removeprefix("decode."): value for name, value in run.settings.items()},
+        "worlds": sorted(set(run.traces["world"])),
         "D": run.D,
         "K": [int(run.traces["K"].min()), int(run.traces["K"].max())],
     }
 
 
-def _replay(trajectories: pd.DataFrame) -> dict[str, Any]:
-    """Which records do not replay? Evidence of changed thoughts that needs no statistics."""
-    error = trajectories["replay_error"].to_numpy(dtype=np.float64)
-    broken = ~(error <= REPLAY_TOLERANCE)
+def _replay(trajectories: pd.DataFrame, tolerance: float) -> dict[str, Any]:
+    """Which records do not replay, or disagree with themselves? Needs no statistics.
+
+    `max`, `median`, `broken`: of the errors recomputed from the tensors. `record_broken`: the
+    stored replay error or a stored energy, from which the p-values come, is not the recomputed one.
+    """
+    error, stored = trajectories["replay_error"], trajectories["replay_error_stored"]
+    broken, record = trajectories["replay_broken"], trajectories["record_broken"]
     return {
-        "tolerance": REPLAY_TOLERANCE,
+        "tolerance": tolerance,
         "max": float(error.max()),
-        "median": float(np.median(error)),
+        "median": float(error.median()),
+        "stored_max": float(stored.max()),
+        "stored_median": float(stored.median()),
         "broken": trajectories.loc[broken, "trace_id"].tolist(),
         "broken_and_flagged": int((broken & trajectories["flagged"]).sum()),
+        "record_broken": trajectories.loc[record, "trace_id"].tolist(),
     }
 
 
 def _planted(run: Run, trajectories: pd.DataFrame) -> list[dict[str, Any]]:
     """Where the run says what was planted: how many of each kind are flagged, and found?
 
-    `located`: the thought that stands out is the planted one.
+    Only a run made by `analyses.tamper` says so (`planted` in its manifest); a user's label of
+    that name is a label like any other. `located`: the thought that stands out is the planted one.
     """
     labels = run.problem_labels()
-    if "planted" not in labels.columns:
+    if "planted" not in run.manifest or "planted" not in labels.columns:
         return []
-    kinds = labels["planted"].fillna("none").to_numpy()
-    places = labels["planted_k"].to_numpy() if "planted_k" in labels.columns else None
+    kinds = np.array([_kind(kind) for kind in labels["planted"]], dtype=object)
+    places = labels["planted_k"] if "planted_k" in labels.columns else pd.Series(np.nan, kinds)
+    places = pd.to_numeric(places, errors="coerce").to_numpy(dtype=np.float64)
     rows = []
     for kind in sorted(set(kinds), key=lambda kind: (kind == "none", kind)):
         mine = kinds == kind
@@ -245,10 +302,14 @@ def _planted(run: Run, trajectories: pd.DataFrame) -> list[dict[str, Any]]:
             "kind": kind,
             "n": int(mine.sum()),
             "flagged": int(trajectories["flagged"][mine].sum()),
-            "replay_broken": int((~(trajectories["replay_error"][mine] <= REPLAY_TOLERANCE)).sum()),
+            "replay_broken": int(trajectories["replay_broken"][mine].sum()),
             "located": None,
         }
-        if places is not None and kind != "none" and not pd.isna(places[mine]).any():
+        if kind != "none" and not np.isnan(places[mine]).any():
             row["located"] = int((trajectories["peak_k"][mine] == places[mine]).sum())
         rows.append(row)
     return rows
+
+
+def _kind(value: object) -> str:
+    return "none" if value is None or value != value else str(value)

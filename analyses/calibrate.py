@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 MIN_REFERENCE = 20
+MIN_ALPHA = 1e-9
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,14 @@ class Calibration:
 
 
 def check_alpha(alpha: float) -> None:
-    """Raise UserError unless 0 < alpha < 1."""
+    """Raise UserError unless 0 < alpha < 1 and a calibration run for alpha could exist."""
     if not 0 < alpha < 1:
         raise UserError(f"--alpha {alpha:g}: expected a number between 0 and 1, for example 0.01")
+    if alpha < MIN_ALPHA:
+        raise UserError(
+            f"--alpha {alpha:g}: would need more than {1 / MIN_ALPHA:.0e} clean traces; expected at"
+            f" least {MIN_ALPHA:g}, for example 0.01"
+        )
 
 
 def traces_needed(alpha: float) -> int:

@@ -44,6 +44,7 @@ def run(
     from analyses.report import NEGATIVE_STATEMENT, write_audit
     from nfcot_model.terminal import console, emit_json
     from nfcot_model.traces import read_run
+    from nfcot_model.traces.view import printable
 
     check_alpha(alpha)
     audited, clean = read_run(run), read_run(calibration)
@@ -62,7 +63,15 @@ def run(
         for entry in result.summary["flagged"][:10]:
             top = entry["stands_out"]
             where = f"thought {top['k']}, z {top['z']:+.1f}: {top['text']}" if top else "invalid"
-            console.print(f"  {entry['trace_id']}  p {entry['p_value']:.4g}  {where}", markup=False)
+            line = f"  {entry['trace_id']}  p {entry['p_value']:.4g}  {where}"
+            console.print(printable(line), markup=False)
+        replay = result.summary["replay"]
+        for words, traces in (
+            (f"differ from their noise by more than {replay['tolerance']:.2g}", replay["broken"]),
+            ("are not as they were scored", replay["record_broken"]),
+        ):
+            if traces:
+                console.print(f"replay: {len(traces)} trajectories {words}", markup=False)
         console.print(f"report: {folder / 'audit.md'}", soft_wrap=True)
         console.print(NEGATIVE_STATEMENT, style="dim")
     if fail_on_flag and result.flags:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from analyses.audit import AuditResult
 from nfcot_model.errors import UserError
-from nfcot_model.files import replacing, write_json, write_text
+from nfcot_model.files import read_json_object, replacing, write_json, write_text
 from nfcot_model.terminal import jsonable
+from nfcot_model.traces.view import printable
 
 __all__ = ["CANNOT_SEE", "NEGATIVE_STATEMENT", "audit_markdown", "write_audit"]
 
 SHOWN_FLAGS = 50
+SHOWN_RECORDS = 10
 
 NEGATIVE_STATEMENT = (
     "Absence of flags bounds only how often trajectories with unusually loud or quiet noise occur"
@@ -52,16 +53,26 @@ def _refuse_foreign(folder: Path, summary: dict[str, Any]) -> None:
         raise UserError(f"--out {folder}: is a file; give a folder")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
+    file = folder / "audit.json"
+    if not file.is_file():
+        raise UserError(f"--out {folder}: is not empty and holds no audit; give another folder")
     try:
-        found = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(
-            f"--out {folder}: is not empty and holds no audit; give another folder"
-        ) from None
-    mine = (summary["run"]["hash"], summary["calibration"]["run_hash"], summary["alpha"])
-    theirs = (found["run"]["hash"], found["calibration"]["run_hash"], found["alpha"])
-    if mine != theirs:
+        found = read_json_object(file)
+    except UserError as error:
+        raise UserError(f"--out {folder}: {error}; give another folder") from None
+    if _audited(found) is None:
+        raise UserError(f"--out {folder}: {file.name} there is not an audit's; give another folder")
+    if _audited(found) != _audited(summary):
         raise UserError(f"--out {folder}: holds another audit; give another folder")
+
+
+def _audited(summary: dict[str, Any]) -> tuple[Any, Any, Any] | None:
+    """Which run was audited against which, and at which rate? None for what is no audit."""
+    run, calibration = summary.get("run"), summary.get("calibration")
+    if not isinstance(run, dict) or not isinstance(calibration, dict):
+        return None
+    found = (run.get("hash"), calibration.get("run_hash"), summary.get("alpha"))
+    return None if None in found else found
 
 
 def audit_markdown(summary: dict[str, Any]) -> str:
@@ -122,7 +133,9 @@ def _calibration(summary: dict[str, Any]) -> str:
         f" calibration set the long-run share of false alarms among clean trajectories lies in"
         f" **{100 * low:.2f} to {100 * high:.2f} %** ({100 * c['level']:.0f} % exact Beta band)."
         " This holds for trajectories exchangeable with the clean ones: same checkpoint, tau,"
-        " template and dtype (checked), same kind of problems (not checked)."
+        f" template and dtype (checked), problems of the same worlds (checked:"
+        f" {', '.join(map(_code, summary['run']['worlds']))}) in the same mixture, difficulty and"
+        " wording (not checked)."
     )
 
 
@@ -160,20 +173,49 @@ def _invalid(summary: dict[str, Any]) -> str:
 
 
 def _replay(summary: dict[str, Any]) -> str:
-    replay = summary["replay"]
-    return (
-        f"Noise recomputed from the stored thoughts against the noise recorded when they were"
-        f" drawn: {len(replay['broken'])} of {summary['n']} trajectories differ by more than"
-        f" {replay['tolerance']:g} ({replay['broken_and_flagged']} of these are flagged too);"
-        f" median {replay['median'] or 0:.1e}, largest {replay['max'] or 0:.1e}. A difference means"
-        " that thoughts were changed after they were drawn; it does not enter the p-values."
+    replay, run = summary["replay"], summary["run"]
+    usual = summary["calibration"]["replay_error_max"]
+    text = (
+        f"Noise recomputed from the stored thoughts, `(u - mu) / sigma`, against the noise recorded"
+        f" when they were drawn: {len(replay['broken'])} of {summary['n']} trajectories differ by"
+        f" more than {replay['tolerance']:.2g} ({replay['broken_and_flagged']} of these are flagged"
+        f" too); median {replay['median']:.1e}, largest {replay['max']:.1e} (on record: median"
+        f" {_number(replay['stored_median'])}, largest {_number(replay['stored_max'])}); largest of"
+        f" the calibration run {usual:.1e}."
     )
+    if run["dtype"] != "float32":
+        text += (
+            f" The run is {run['dtype']}: thinking and scoring round differently there, so the"
+            " threshold is twice the calibration run's largest error (float32: 1e-3), and smaller"
+            " changes of thoughts cannot be told from rounding."
+        )
+    if replay["broken"]:
+        text += (
+            " In these the thoughts, the recorded noise or the mean and scale were changed after"
+            " the draw, or the run was computed otherwise than the calibration run."
+        )
+    if replay["record_broken"]:
+        named = ", ".join(_code(trace) for trace in replay["record_broken"][:SHOWN_RECORDS])
+        text += (
+            f"\n\n**{len(replay['record_broken'])} trajectories have another replay error or energy"
+            f" on record than their tensors give** ({named}): tensors or tables were changed after"
+            " scoring, and the p-values, which come from the recorded energies, do not hold for"
+            " these."
+        )
+    return text + (
+        "\n\nNone of this enters the p-values. It does not see thoughts, noise, mean and scale that"
+        " were all changed to fit each other; only scoring with the model again would."
+    )
+
+
+def _number(value: float | None) -> str:
+    return "not a number" if value is None or value != value else f"{value:.1e}"
 
 
 def _planted(summary: dict[str, Any]) -> str:
     rows = [
         [
-            entry["kind"],
+            _code(entry["kind"]),
             str(entry["n"]),
             str(entry["flagged"]),
             "–" if entry["located"] is None else str(entry["located"]),
@@ -185,8 +227,8 @@ def _planted(summary: dict[str, Any]) -> str:
 
 
 def _code(text: str) -> str:
-    """Decoded text in a table cell: one line, no markup of its own."""
-    return "`" + " ".join(text.split()).replace("`", "'") + "`"
+    """Decoded text in a table cell: one line, no markup and no control characters of its own."""
+    return "`" + printable(" ".join(text.split())).replace("`", "'") + "`"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -11,6 +11,7 @@ large; hot is honestly recorded, and only its likelihood can give it away.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from nfcot_model.worlds.problem import Problem
 __all__ = ["KINDS", "Plant", "choose_plants", "plant_run"]
 
 KINDS = ("swap", "noise", "hot")
+PLANT_LABELS = ("planted", "planted_k")
 
 
 @dataclass(frozen=True)
@@ -54,29 +56,40 @@ def choose_plants(
     kinds: Sequence[str],
     share: float,
     seed: int,
+    worlds: NDArray[np.object_] | None = None,
 ) -> dict[int, Plant]:
     """Which traces get which plant? Trace index -> plant; kinds take turns. K, groups: [n].
 
-    A swap needs a donor in another group with a thought at the same k; a trace that has none, or
-    no thoughts, is passed over.
+    A swap needs a donor of the same world (`worlds` [n]; all one without it; another world's
+    thought would be found too easily) and another group with a thought at the same k. A trace that
+    has none gets the next kind. Traces without thoughts, or for which no kind is possible, are
+    passed over, so there may be fewer plants than asked for.
     """
     rng = np.random.default_rng(seed)
     first = np.cumsum(K) - K
+    made = dict.fromkeys(kinds, 0)
     plants: dict[int, Plant] = {}
-    wanted = round(share * K.size)
+    wanted = _wanted(share, K.size)
     for i in rng.permutation(np.flatnonzero(K > 0)):
         if len(plants) == wanted:
             break
-        kind = kinds[len(plants) % len(kinds)]
         k = int(rng.integers(K[i]))
-        donors = np.flatnonzero((k < K) & (groups != groups[i]))
-        if kind == "swap" and donors.size:
+        same = np.ones(K.size, dtype=bool) if worlds is None else worlds == worlds[i]
+        donors = np.flatnonzero(same & (k < K) & (groups != groups[i]))
+        possible = [kind for kind in kinds if kind != "swap" or donors.size]
+        if not possible:
+            continue
+        kind = min(possible, key=made.__getitem__)
+        made[kind] += 1
+        if kind == "swap":
             plants[int(i)] = Plant(kind, k, int(first[rng.choice(donors)]) + k)
-        elif kind == "noise":
-            plants[int(i)] = Plant(kind, k)
-        elif kind == "hot":
-            plants[int(i)] = Plant(kind, None)
+        else:
+            plants[int(i)] = Plant(kind, k if kind == "noise" else None)
     return plants
+
+
+def _wanted(share: float, n: int) -> int:
+    return round(share * n)
 
 
 def plant_run(
@@ -94,17 +107,27 @@ def plant_run(
     """The run with plants in a share of its traces, written to `out` like any other run.
 
     `problems`: those the run was traced on. Problem labels `planted` (a kind, or `none`) and
-    `planted_k` say what was done where. Planted traces are answered and checked again. Raises
-    UserError for another checkpoint, problems that lack one of the run's, tau = 0, or an `out`
-    that holds something else; a folder with the same plants is written again, alike.
+    `planted_k` say what was done where, the manifest's `planted` how many plants were `wanted` and
+    `made`, by kind: fewer where swaps had no donor. Planted traces are answered and checked again.
+    Raises UserError for another checkpoint, problems that lack one of the run's, tau = 0, or an
+    `out` that holds something else; a folder with the same plants is written again, alike.
     """
     decode = run.manifest["decode"]
     known = {problem.id: problem for problem in problems}
     _check(run, known, reasoner, kinds, share)
     K = run.traces["K"].to_numpy(dtype=np.int64)
     groups = run.traces["group"].to_numpy(dtype=object)
-    plants = choose_plants(K, groups, kinds, share, seed)
-    recipe = {"kinds": list(kinds), "share": share, "severity": severity, "seed": seed}
+    worlds = run.traces["world"].to_numpy(dtype=object)
+    plants = choose_plants(K, groups, kinds, share, seed, worlds)
+    made = Counter(plant.kind for plant in plants.values())
+    recipe = {
+        "kinds": list(kinds),
+        "share": share,
+        "severity": severity,
+        "seed": seed,
+        "wanted": _wanted(share, K.size),
+        "made": {kind: made[kind] for kind in kinds},
+    }
     fields = {k: v for k, v in run.manifest.items() if k not in ("hash", "checksum")}
     manifest = open_run(out, fields | {"planted": {"source": run.hash, **recipe}})
     rng = np.random.default_rng([seed, 1])
@@ -167,7 +190,8 @@ def _labelled(problem: Problem, plant: Plant | None) -> Problem:
     labels: dict[str, Any] = {"planted": plant.kind if plant else "none"}
     if plant and plant.k is not None:
         labels["planted_k"] = plant.k
-    return problem.model_copy(update={"labels": problem.labels | labels})
+    own = {name: value for name, value in problem.labels.items() if name not in PLANT_LABELS}
+    return problem.model_copy(update={"labels": own | labels})
 
 
 def _stored(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated
@@ -21,6 +22,7 @@ from nfcot_model.errors import UserError
 __all__ = ["GROUP", "SUMMARIES", "available", "main"]
 
 GROUP = "nfcot.commands"
+DEFECT = 70
 
 SUMMARIES = {
     "demo": "Shipped checkpoint → runs → probe → audit → dashboard.",
@@ -42,6 +44,7 @@ _ENVIRONMENT = {
     errno.EROFS: "choose a writable output folder",
     errno.EACCES: "check the permissions or choose another folder",
     errno.EPERM: "check the permissions or choose another folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOENT: "make the folder first or choose another",
     errno.ENOTDIR: "a file stands where a folder is expected; choose another path",
     errno.EISDIR: "a folder stands where a file is expected; choose another path",
@@ -56,7 +59,11 @@ def available() -> dict[str, EntryPoint]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command line and exit: 0 done, 1 a check failed, 2 bad input (one line on stderr)."""
+    """Run one command line and exit.
+
+    0 done, 1 a check failed, 2 bad input (one line on stderr), 130 stopped, 70 a defect of ours
+    (with its traceback).
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _run(arguments)
@@ -66,12 +73,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = _complain(error.format_message(), error.exit_code)
     except OSError as error:
         advice = _ENVIRONMENT.get(error.errno or 0)
-        if advice is None:
-            raise
         where = f"{error.filename}: " if error.filename else ""
-        code = _complain(f"{where}{error.strerror}; {advice}", 2)
+        code = _complain(f"{where}{error.strerror}; {advice}", 2) if advice else _defect()
     except typer.Abort:
         code = _complain("stopped", 130)
+    except Exception:
+        code = _defect()
     sys.exit(code)
 
 
@@ -106,6 +113,12 @@ def _complain(message: str, code: int) -> int:
     if line:
         sys.stderr.write(f"error: {line}\n")
     return code
+
+
+def _defect() -> int:
+    """A crash must not look like a failed check (1), for which monitors wait."""
+    traceback.print_exc()
+    return DEFECT
 
 
 def _print_version(asked: bool) -> None:

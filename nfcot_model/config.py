@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -29,7 +30,10 @@ class CodecConfig:
     noise: float = 0.3
 
     def __post_init__(self) -> None:
+        _check_sizes(self, "slots", "d_model", "layers", "heads", "max_text_tokens")
         _check_heads(self.d_model, self.heads)
+        if not 0 <= self.noise < math.inf:
+            raise ValueError(f"noise {self.noise} is not a number of at least 0")
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,20 @@ class FlowConfig:
     max_log_scale: float = 2.0
 
     def __post_init__(self) -> None:
+        _check_sizes(self, "blocks", "layers", "d_model", "heads")
         _check_heads(self.d_model, self.heads)
+        if not 0 < self.max_log_scale < math.inf:
+            raise ValueError(f"max_log_scale {self.max_log_scale} is not a positive number")
+
+
+def _check_sizes(config: object, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} {getattr(config, name)} is not at least 1")
 
 
 def _check_heads(d_model: int, heads: int) -> None:
-    if heads < 1 or d_model % heads:
+    if d_model % heads:
         raise ValueError(f"d_model {d_model} is not a multiple of heads {heads}")
 
 

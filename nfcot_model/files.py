@@ -17,6 +17,7 @@ __all__ = [
     "canonical_json",
     "content_hash",
     "file_hash",
+    "read_json_object",
     "replacing",
     "write_bytes",
     "write_json",
@@ -63,6 +64,26 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON to `path` atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Which JSON object is in the file? Raises UserError when there is none that can be used.
+
+    Unreadable, malformed, nested too deeply, not an object, or holding text that UTF-8 has no
+    bytes for (a lone surrogate could be neither hashed nor written again): all are one line.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        canonical_json(value).encode()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except RecursionError:
+        raise UserError(f"{path}: cannot be read as JSON (nested too deeply)") from None
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
 
 
 def canonical_json(value: Any) -> str:

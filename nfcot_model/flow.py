@@ -86,10 +86,11 @@ class ShallowFlow(nn.Module):
 
     def inverse(self, u: Tensor, mask: Tensor) -> Tensor:
         """`e = F⁻¹(u)` [B, K, D]. With `order="causal"`, `e_k` depends on `u_≤k` only."""
-        x = u * mask[..., None].to(u.dtype)
-        for index, block in reversed(list(enumerate(self.blocks))):
-            y = cast(FlowBlock, block).inverse(self._ordered(x, mask, index), mask)
-            x = self._ordered(y, mask, index)
+        with torch.autocast(u.device.type, enabled=False):
+            x = u * mask[..., None].to(u.dtype)
+            for index, block in reversed(list(enumerate(self.blocks))):
+                y = cast(FlowBlock, block).inverse(self._ordered(x, mask, index), mask)
+                x = self._ordered(y, mask, index)
         return x
 
     def _ordered(self, x: Tensor, mask: Tensor, index: int) -> Tensor:

@@ -69,7 +69,6 @@ def lay_out(
         if answers is not None:
             target[-1:] = [*answers[i], ids.eos]
             stream += answers[i]
-            target = target[: len(stream)]
         streams.append(stream)
         targets.append(target)
     return _pad(streams, targets, starts, K, ids.pad, side)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nfcot_model.errors import UserError
 from nfcot_model.layout import Layout
 from nfcot_model.model import NFCoTModel
 from nfcot_model.thoughts import Thoughts
@@ -131,6 +132,8 @@ def answer(
     `[prompt] <think>`). `temperature=0` is greedy; otherwise row i draws from `seeds[i]`.
     """
     model, state = stream.model, stream.state
+    if temperature != 0 and len(seeds or ()) != len(state):
+        raise UserError(f"temperature {temperature}: give one noise seed per prompt")
     alive = torch.ones(len(state), dtype=torch.bool, device=state.device)
     written: list[list[int]] = [[] for _ in range(len(state))]
     draws = [np.random.Generator(np.random.Philox(s)) for s in seeds or ()]

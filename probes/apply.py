@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nfcot_model.errors import UserError
 from nfcot_model.files import content_hash, replacing, write_json
 from nfcot_model.traces import Run
 from probes.artifact import Probe
@@ -47,11 +48,18 @@ class ProbeScores:
 def apply_probe(probe: Probe, run: Run) -> ProbeScores:
     """Which class does the probe read at its site, in each trace that has it?
 
-    Raises UserError for a run of another checkpoint, or one without the site.
+    Raises UserError for a run made otherwise (checkpoint, tau, K policy, template, dtype), or one
+    without the site.
     """
     probe.refuse_mismatch(run)
     rows = site_rows(run, probe.site)
-    p = probe.weights.probabilities(read_site(run, probe.site, rows))
+    x = read_site(run, probe.site, rows)
+    if x.shape[1] != probe.weights.mean.size:
+        raise UserError(
+            f"{run.name}: {x.shape[1]} values at --site {probe.site}, the probe reads"
+            f" {probe.weights.mean.size}; fit a probe on this run"
+        )
+    p = probe.weights.probabilities(x)
     classes = [json.dumps(c) for c in probe.meta["classes"]]
     best = p.argmax(axis=1)
     traces = run.traces.iloc[rows.trace]

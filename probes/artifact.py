@@ -1,14 +1,13 @@
 """A fitted probe on disk: weights as safetensors, everything else as JSON, no pickles.
 
     probe.safetensors   mean, scale [D]; coef [C, D]; intercept [C]
-    probe.json          site, label, classes, split and run hashes, metrics, versions
+    probe.json          site, label, classes, settings, split and run hashes, metrics, versions
 
 Applying one needs numpy only.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,23 @@ from scipy.special import softmax
 from sklearn.pipeline import Pipeline
 
 from nfcot_model.errors import UserError
-from nfcot_model.files import content_hash, write_bytes, write_json
+from nfcot_model.files import content_hash, read_json_object, write_bytes, write_json
 from nfcot_model.traces import Run
 from probes.sites import Site, parse_site
 
 __all__ = ["FORMAT_VERSION", "Probe", "Weights", "read_probe", "weights_of", "write_probe"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+FIELDS: dict[str, type] = {
+    "hash": str,
+    "site": str,
+    "label": str,
+    "classes": list,
+    "train_groups": list,
+    "run_hash": str,
+    "seed": int,
+    "settings": dict,
+}
 WEIGHTS_FILE = "probe.safetensors"
 JSON_FILE = "probe.json"
 
@@ -66,13 +75,17 @@ class Probe:
         return str(self.meta["hash"])
 
     def refuse_mismatch(self, run: Run) -> None:
-        """Raise UserError unless the run comes from the checkpoint this probe was fitted on."""
-        expected, found = self.meta["checkpoint_hash"], run.manifest["checkpoint_hash"]
-        if expected != found:
-            raise UserError(
-                f"{run.name}: checkpoint_hash is {found}, the probe was fitted on {expected};"
-                " thoughts of different checkpoints are not comparable: fit a probe on this run"
-            )
+        """Raise UserError unless the run was made as the one this probe was fitted on.
+
+        Model, tau, K policy and budget, prompt template and dtype must agree.
+        """
+        for name, found in run.settings.items():
+            expected = self.meta["settings"].get(name)
+            if expected != found:
+                raise UserError(
+                    f"{run.name}: {name} is {found}, the probe was fitted on {expected};"
+                    " thoughts made otherwise are not comparable: fit a probe on this run"
+                )
 
 
 def weights_of(model: Pipeline, classes: int) -> Weights:
@@ -112,7 +125,10 @@ def _refuse_foreign(folder: Path, meta: dict[str, Any]) -> None:
         return
     if not (folder / JSON_FILE).is_file():
         raise UserError(f"--out {folder}: is not empty and holds no probe; give another folder")
-    found = read_probe(folder).meta
+    try:
+        found = read_probe(folder).meta
+    except UserError as error:
+        raise UserError(f"--out {folder}: {error}, or give another folder") from None
     for name in ("run_hash", "label", "site", "seed"):
         if found[name] != meta[name]:
             raise UserError(
@@ -123,17 +139,19 @@ def _refuse_foreign(folder: Path, meta: dict[str, Any]) -> None:
 
 def read_probe(folder: Path) -> Probe:
     """Which probe is in the folder? Raises UserError when there is none, or it is damaged."""
-    try:
-        meta = json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))
-        arrays = load((folder / WEIGHTS_FILE).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+    if not (folder / JSON_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise UserError(
             f"{folder}: is not a probe (no {JSON_FILE} with {WEIGHTS_FILE});"
             " make one with nfcot probe fit"
-        ) from None
+        )
+    try:
+        meta = read_json_object(folder / JSON_FILE)
+        arrays = load((folder / WEIGHTS_FILE).read_bytes())
+    except UserError as error:
+        raise UserError(f"{error}; fit the probe again") from None
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder}: the probe is damaged ({error}); fit it again") from None
-    if not isinstance(meta, dict) or meta.get("format_version") != FORMAT_VERSION:
+    if meta.get("format_version") != FORMAT_VERSION:
         raise UserError(
             f"{folder / JSON_FILE}: expected format_version {FORMAT_VERSION}; fit the probe again"
         )
@@ -145,4 +163,31 @@ def read_probe(folder: Path) -> Probe:
     }
     if content_hash([identity, weights.hash()]) != meta.get("hash"):
         raise UserError(f"{folder}: the probe's hash does not fit its content; fit it again")
+    _check_fields(folder, meta, weights)
     return Probe(weights, meta)
+
+
+def _check_fields(folder: Path, meta: dict[str, Any], weights: Weights) -> None:
+    for name, kind in FIELDS.items():
+        if not isinstance(meta.get(name), kind):
+            raise UserError(
+                f"{folder / JSON_FILE}: field '{name}' is missing or not a {kind.__name__};"
+                " fit the probe again"
+            )
+    if not all(isinstance(group, str) for group in meta["train_groups"]):
+        raise UserError(
+            f"{folder / JSON_FILE}: field 'train_groups' is not a list of names;"
+            " fit the probe again"
+        )
+    try:
+        parse_site(meta["site"])
+    except UserError:
+        raise UserError(
+            f"{folder / JSON_FILE}: field 'site' is no site ({meta['site']}); fit the probe again"
+        ) from None
+    C, D = len(meta["classes"]), weights.mean.size
+    shapes = {name: value.shape for name, value in vars(weights).items()}
+    if shapes != {"mean": (D,), "scale": (D,), "coef": (C, D), "intercept": (C,)}:
+        raise UserError(
+            f"{folder / WEIGHTS_FILE}: shapes {shapes} do not fit {C} classes; fit the probe again"
+        )

@@ -58,6 +58,7 @@ def apply(
     """
     from nfcot_model.terminal import console, emit_json
     from nfcot_model.traces import read_run
+    from nfcot_model.traces.view import printable
     from probes.apply import apply_probe, save_scores
     from probes.artifact import read_probe
 
@@ -67,10 +68,11 @@ def apply(
     if json:
         emit_json(scores.to_dict() | {"scores": str(path)})
         return
-    console.print(
+    line = (
         f"{scores.label} at {scores.site}: {scores.n} traces read, {scores.out} without that"
         f" thought, {scores.seen} of groups seen in training"
     )
+    console.print(printable(line), markup=False)
     if not math.isnan(scores.accuracy):
         console.print(f"accuracy {scores.accuracy:.3f} on {scores.n_scored} unseen labelled traces")
     console.print(f"scores: {path}", soft_wrap=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nfcot_model.errors import UserError
 from nfcot_model.traces import Run
@@ -16,10 +17,13 @@ from probes.estimators import ESTIMATOR, class_scores, fit_logistic
 from probes.evaluate import evaluate_predictions, majority_predictions, permute_between_groups
 from probes.intervals import Estimate
 from probes.labels import read_labels
-from probes.sites import parse_site, read_site, site_rows
+from probes.sites import parse_site, read_site, real_site, site_rows
 from probes.splits import grouped_split
 
 __all__ = ["Control", "ProbeResult", "fit_probe", "save_probe"]
+
+MIN_TEST_GROUPS = 5
+CLASS_MEANS = ("balanced_accuracy", "auroc")
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class ProbeResult:
     """How well is the label read at the site, and by which weights?
 
     `n`, `groups`: traces and groups in the population, training and test together; `out`: traces
-    that are not in it, by reason. `metrics` and `controls` are on held-out groups.
+    that are not in it, by reason. `metrics` and `controls` are on held-out groups; `withheld`: why
+    a metric has no value (null). `settings`: those that a run must share for the probe to apply.
     Decodability only: nothing here says that the model uses what the probe reads.
     """
 
@@ -52,10 +57,12 @@ class ProbeResult:
     out: dict[str, int]
     metrics: dict[str, Estimate]
     controls: list[Control]
+    withheld: dict[str, str]
     weights: Weights
     run: str
     run_hash: str
     checkpoint_hash: str
+    settings: dict[str, Any]
     split_hash: str
     train_groups: tuple[str, ...]
 
@@ -69,7 +76,7 @@ class ProbeResult:
         return plain
 
 
-def _metrics(metrics: dict[str, Estimate]) -> dict[str, dict[str, float]]:
+def _metrics(metrics: dict[str, Estimate]) -> dict[str, dict[str, float | None]]:
     return {name: estimate.to_dict() for name, estimate in metrics.items()}
 
 
@@ -77,10 +84,13 @@ def fit_probe(run: Run, label: str, site: str, seed: int = 0) -> ProbeResult:
     """How well does a logistic probe at `site` read `label`?
 
     Three quarters of the groups train, one quarter tests, beside two controls: the same fit on
-    labels permuted between groups, and the commonest class. Raises UserError for a site or label
-    that the run does not have, a single class, or too few groups.
+    labels permuted between groups, and the commonest class. Means over classes are withheld when a
+    class is in fewer than five held-out groups. Raises UserError for a site or label that the run
+    does not have, a single class, or too few groups.
     """
-    place = parse_site(site)
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed is {seed}; expected 0 to 2**63 - 1")
+    place = real_site(run, parse_site(site))
     rows = site_rows(run, place)
     labels = read_labels(run, label, rows)
     if not labels.known.any():
@@ -107,6 +117,7 @@ def fit_probe(run: Run, label: str, site: str, seed: int = 0) -> ProbeResult:
     commonest = evaluate_predictions(
         y[test], majority_predictions(y[train], test.size, C), groups[test], seed
     )
+    withheld = _withheld(split.test_groups, classes)
     return ProbeResult(
         site=str(place),
         label=label,
@@ -122,15 +133,37 @@ def fit_probe(run: Run, label: str, site: str, seed: int = 0) -> ProbeResult:
             f"no thought {place.k}": rows.out,
             f"no label '{label}'": int((~labels.known).sum()),
         },
-        metrics=metrics,
-        controls=[Control("shuffled_labels", shuffled), Control("majority_class", commonest)],
+        metrics=_without(metrics, withheld),
+        controls=[
+            Control("shuffled_labels", _without(shuffled, withheld)),
+            Control("majority_class", _without(commonest, withheld)),
+        ],
+        withheld=withheld,
         weights=weights_of(model, C),
         run=run.name,
         run_hash=run.hash,
         checkpoint_hash=run.manifest["checkpoint_hash"],
+        settings=run.settings,
         split_hash=split.hash,
         train_groups=split.train_groups,
     )
+
+
+def _withheld(test_groups: NDArray[np.int64], classes: list[Any]) -> dict[str, str]:
+    """Which metrics have no value, and why? Those in which a class of few groups weighs fully."""
+    rarest = int(test_groups.argmin())
+    if test_groups[rarest] >= MIN_TEST_GROUPS:
+        return {}
+    reason = (
+        f"class {classes[rarest]!r} is in {test_groups[rarest]} held-out groups, at least"
+        f" {MIN_TEST_GROUPS} are needed: trace more problems"
+    )
+    return dict.fromkeys(CLASS_MEANS, reason)
+
+
+def _without(metrics: dict[str, Estimate], withheld: dict[str, str]) -> dict[str, Estimate]:
+    nothing = Estimate(float("nan"), float("nan"), float("nan"))
+    return {name: nothing if name in withheld else e for name, e in metrics.items()}
 
 
 def save_probe(result: ProbeResult, folder: Path) -> Probe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,14 +14,15 @@ __all__ = ["Estimate", "cluster_bootstrap"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval."""
+    """A value with its interval; NaN where there is none, null in JSON."""
 
     value: float
     low: float
     high: float
 
-    def to_dict(self) -> dict[str, float]:
-        return {"value": self.value, "low": self.low, "high": self.high}
+    def to_dict(self) -> dict[str, float | None]:
+        plain = {"value": self.value, "low": self.low, "high": self.high}
+        return {name: v if math.isfinite(v) else None for name, v in plain.items()}
 
 
 def cluster_bootstrap(

@@ -52,6 +52,8 @@ def read_labels(run: Run, label: str, rows: SiteRows) -> Labels:
             f"--label '{label}': not in {run.name}; existing labels: {available_labels(run)}"
         )
     known = column.notna().to_numpy(dtype=bool)
+    if column.map(lambda value: isinstance(value, list | dict)).any():
+        raise UserError(f"--label '{label}': holds lists or objects; a class is one text or number")
     return Labels(np.array([_plain(v) for v in column], dtype=object), known, level)
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+from rich.markup import escape
 from rich.table import Table
 
+from nfcot_model.traces.view import printable
 from probes.fit import ProbeResult
+from probes.intervals import Estimate
 
 __all__ = ["fit_table"]
 
@@ -12,10 +17,16 @@ __all__ = ["fit_table"]
 def fit_table(result: ProbeResult) -> Table:
     """The probe beside its controls, one row each, on held-out groups."""
     out = ", ".join(f"{count} with {why}" for why, count in result.out.items() if count)
+    caption = (
+        f"{result.n} traces in {result.groups} groups; tested on {result.n_test} in"
+        f" {result.groups_test}; 95 % intervals over groups" + (f"; out: {out}" if out else "")
+    )
+    for reason in sorted(set(result.withheld.values())):
+        caption += f"; no {' and '.join(result.withheld)}: {reason}"
     table = Table(
-        title=f"{result.label} at {result.site} of {result.run}: {len(result.classes)} classes",
-        caption=f"{result.n} traces in {result.groups} groups; tested on {result.n_test} in"
-        f" {result.groups_test}; 95 % intervals over groups" + (f"; out: {out}" if out else ""),
+        title=escape(printable(f"{result.label} at {result.site} of {result.run}"))
+        + f": {len(result.classes)} classes",
+        caption=escape(printable(caption)),
     )
     table.add_column("")
     for name in result.metrics:
@@ -24,7 +35,11 @@ def fit_table(result: ProbeResult) -> Table:
         (f"probe ({result.estimator})", result.metrics),
         *((c.name, c.metrics) for c in result.controls),
     ]:
-        table.add_row(
-            name, *(f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]" for e in metrics.values())
-        )
+        table.add_row(name, *(_shown(e) for e in metrics.values()))
     return table
+
+
+def _shown(estimate: Estimate) -> str:
+    if math.isnan(estimate.value):
+        return "–"
+    return escape(f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]")

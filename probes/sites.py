@@ -1,9 +1,12 @@
-"""Where does a probe read? `u@3` is thought 3 in space u, `h@2@-1` layer 2 at the last thought."""
+"""Where does a probe read? `u@3` is thought 3 in space u, `h@2@-1` layer 2 at the last thought.
+
+Layers are numbered as in the model, the embeddings 0, whatever part of them a run stores.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +14,19 @@ from numpy.typing import NDArray
 from nfcot_model.errors import UserError
 from nfcot_model.traces import Run
 
-__all__ = ["SPACES", "Site", "SiteRows", "available_sites", "parse_site", "read_site", "site_rows"]
+__all__ = [
+    "SPACES",
+    "Site",
+    "SiteRows",
+    "available_sites",
+    "parse_site",
+    "read_site",
+    "real_site",
+    "site_rows",
+]
 
 SPACES = ("u", "e", "eps", "mu")
-_PATTERN = re.compile(r"(?:(u|e|eps|mu)|h@(-?\d+))@(-?\d+)")
+_PATTERN = re.compile(r"(?:(u|e|eps|mu)|h@(-?[0-9]{1,9}))@(-?[0-9]{1,9})")
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,8 @@ def parse_site(text: str) -> Site:
     if match is None:
         raise UserError(
             f"--site '{text}': expected SPACE@K with SPACE one of {', '.join(SPACES)}, or"
-            " h@LAYER@K; K counts thoughts from 0, negative from the end; for example u@3"
+            " h@LAYER@K; K counts thoughts from 0, negative from the end, at most nine digits; for"
+            " example u@3"
         )
     space, layer, k = match.groups()
     return Site(space or "h", int(k), None if layer is None else int(layer))
@@ -58,13 +71,37 @@ def available_sites(run: Run) -> str:
     longest = int(run.traces["K"].max()) if len(run.traces) else 0
     if longest == 0:
         return "none (no trace of the run has a thought)"
-    spaces = [*SPACES, *(f"h@{layer}" for layer in range(_layers(run)))]
+    spaces = [*SPACES, *(f"h@{layer}" for layer in _layers(run))]
     indices = f"K in 0..{longest - 1} or -1..-{longest}"
     return f"{', '.join(f'{space}@K' for space in spaces)} with {indices}"
 
 
-def _layers(run: Run) -> int:
-    return int(run.tensor("h").shape[1]) if "h" in run.tensor_names else 0
+def _layers(run: Run) -> list[int]:
+    """Which layers of `h` does the run have, by their numbers in the model?
+
+    Every layer, the embeddings first, or with `--activations thoughts` the last one, whose number
+    the run does not say: -1.
+    """
+    if "h" not in run.tensor_names:
+        return []
+    return [-1] if run.manifest["activations"] == "thoughts" else [*range(run.row_shape("h")[0])]
+
+
+def real_site(run: Run, site: Site) -> Site:
+    """The site with its layer's number in the model, -1 where only the last layer is stored.
+
+    Raises UserError, listing the sites there are, when the run has no such layer.
+    """
+    if site.layer is None:
+        return site
+    layers = _layers(run)
+    layer = site.layer + len(layers) if site.layer < 0 and layers != [-1] else site.layer
+    if layer not in layers:
+        hint = "" if layers else " (trace with --activations all)"
+        raise UserError(
+            f"--site {site}: not in {run.name}{hint}; existing sites: {available_sites(run)}"
+        )
+    return replace(site, layer=layer)
 
 
 def site_rows(run: Run, site: Site) -> SiteRows:
@@ -75,13 +112,9 @@ def site_rows(run: Run, site: Site) -> SiteRows:
     K = run.traces["K"].to_numpy(dtype=np.int64)
     k = site.k if site.k >= 0 else K + site.k
     has = (k >= 0) & (k < K)
-    layers = _layers(run) if site.space == "h" else 0
-    missing_layer = site.layer is not None and not -layers <= site.layer < layers
-    if missing_layer or not has.any():
-        hint = " (trace with --activations all)" if missing_layer and not layers else ""
-        raise UserError(
-            f"--site {site}: not in {run.name}{hint}; existing sites: {available_sites(run)}"
-        )
+    real_site(run, site)
+    if not has.any():
+        raise UserError(f"--site {site}: not in {run.name}; existing sites: {available_sites(run)}")
     first = np.cumsum(K) - K
     trace = np.flatnonzero(has)
     return SiteRows(trace=trace, row=(first + k)[trace], out=int((~has).sum()))
@@ -92,7 +125,7 @@ def read_site(run: Run, site: Site, rows: SiteRows) -> NDArray[np.float64]:
     if site.layer is None:
         values = run.tensor(site.space)[rows.row]
     else:
-        values = run.tensor("h")[rows.row, site.layer]
+        values = run.tensor("h")[rows.row, real_site(run, site).layer]
     x = np.asarray(values, dtype=np.float64)
     if not np.isfinite(x).all():
         raise UserError(f"--site {site}: {run.name} holds values there that are not numbers")

@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
 
 from nfcot_model.errors import UserError
 from nfcot_model.files import content_hash
 
-__all__ = ["MIN_GROUPS", "Split", "grouped_split"]
+__all__ = ["INNER_FOLDS", "MIN_GROUPS", "Split", "deal_groups", "grouped_split", "groups_by_class"]
 
 MIN_GROUPS = 12
 FOLDS = 4
+INNER_FOLDS = 3
+
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Split:
-    """`train`, `test`: row indices; `train_groups` sorted; `hash` names the groups on each side."""
+    """`train`, `test`: row indices; `train_groups` sorted; `hash` names the groups on each side.
 
-    train: NDArray[np.int64]
-    test: NDArray[np.int64]
+    `test_groups` [classes]: in how many held-out groups each class occurs.
+    """
+
+    train: Ints
+    test: Ints
     train_groups: tuple[str, ...]
+    test_groups: Ints
     hash: str
 
 
 def grouped_split(
-    y: NDArray[np.int64], groups: NDArray[np.object_], classes: Sequence[object], seed: int
+    y: Ints, groups: NDArray[np.object_], classes: Sequence[object], seed: int
 ) -> Split:
     """Which quarter of the groups is held out? y [n] indices into `classes`, groups [n].
 
-    Stratified by class as far as groups allow; every class is on both sides. Raises UserError for
-    a single class, too few groups, or a class too rare to be on both sides.
+    The groups of each class are spread as evenly as can be. Every class is in at least three
+    groups to train on (one for each inner fold) and one to test on. Raises UserError for a single
+    class, too few groups, or a class too rare for that.
     """
     if len(classes) < 2:
         only = f" ({classes[0]!r})" if len(classes) else ""
@@ -49,35 +55,41 @@ def grouped_split(
             f"{n_groups} problem groups have this label at this site; a probe needs at least"
             f" {MIN_GROUPS}: choose another --site or trace more problems"
         )
-    for c, name in enumerate(classes):
-        has = len(set(groups[y == c]))
-        if has < 2:
-            raise UserError(
-                f"class {name!r} of the label occurs in {has} problem group at this site; it must"
-                " be in training and test: trace more problems or choose another --site"
-            )
-    folds = StratifiedGroupKFold(n_splits=FOLDS, shuffle=True, random_state=seed)
-    with_all = [
-        (train, test)
-        for train, test in _quiet_folds(folds, y, groups)
-        if np.unique(y[train]).size == np.unique(y[test]).size == len(classes)
-    ]
-    if not with_all:
-        counts = np.bincount(y)
-        rarest = int(counts.argmin())
+    C = len(classes)
+    fold = deal_groups(y, groups, FOLDS, seed)
+    held_out = np.stack([groups_by_class(y[fold == f], groups[fold == f], C) for f in range(FOLDS)])
+    everywhere = groups_by_class(y, groups, C)
+    usable = (everywhere - held_out >= INNER_FOLDS).all(axis=1) & (held_out >= 1).all(axis=1)
+    if not usable.any():
+        rarest = int(everywhere.argmin())
         raise UserError(
-            f"no grouped split has every class on both sides; the rarest, {classes[rarest]!r}, has"
-            f" {counts[rarest]} traces: trace more problems or choose another --site"
+            f"class {classes[rarest]!r} of the label occurs in {everywhere[rarest]} problem groups"
+            f" at this site; each class needs at least {INNER_FOLDS} to train on and 1 to test on:"
+            " trace more problems or choose another --label or --site"
         )
-    train, test = with_all[0]
+    chosen = int(np.where(usable, held_out.min(axis=1), -1).argmax())
+    train, test = np.flatnonzero(fold != chosen), np.flatnonzero(fold == chosen)
     names = tuple(sorted({str(g) for g in groups[train]}))
-    return Split(train, test, names, content_hash([names, sorted({str(g) for g in groups[test]})]))
+    digest = content_hash([names, sorted({str(g) for g in groups[test]})])
+    return Split(train, test, names, held_out[chosen], digest)
 
 
-def _quiet_folds(
-    folds: StratifiedGroupKFold, y: NDArray[np.int64], groups: NDArray[np.object_]
-) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """The folds, without the warning about classes rarer than folds: they are checked after."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return list(folds.split(np.zeros((y.size, 1)), y, groups))
+def deal_groups(y: Ints, groups: NDArray[np.object_], folds: int, seed: int) -> Ints:
+    """In which fold is each row? [n], whole groups; a class in g groups has g // folds in each.
+
+    A group of several classes is dealt with those of its rarest.
+    """
+    _, cluster = np.unique(groups.astype(str), return_inverse=True)
+    everywhere = groups_by_class(y, groups, int(y.max()) + 1)
+    own = np.zeros(cluster.max() + 1, dtype=np.int64)
+    rarest_last = np.argsort(-everywhere[y], kind="stable")
+    own[cluster[rarest_last]] = y[rarest_last]
+    order = np.lexsort((np.random.default_rng(seed).permutation(own.size), own))
+    fold = np.empty(own.size, dtype=np.int64)
+    fold[order] = np.arange(own.size) % folds
+    return fold[cluster]
+
+
+def groups_by_class(y: Ints, groups: NDArray[np.object_], classes: int) -> Ints:
+    """In how many groups does each class occur? [classes]"""
+    return np.array([len(set(groups[y == c])) for c in range(classes)], dtype=np.int64)

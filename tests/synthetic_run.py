@@ -9,14 +9,27 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import load_file, save
 
 from nfcot_model.traces.reader import Run, read_run
-from nfcot_model.traces.schema import SHARD_SIZE, shard_name, trace_id
-from nfcot_model.traces.writer import commit_shard, open_run, trace_totals, writing
+from nfcot_model.traces.schema import (
+    SHARD_SIZE,
+    THOUGHTS_SCHEMA,
+    TRACES_SCHEMA,
+    parquet_bytes,
+    seal,
+    shard_name,
+    shard_paths,
+    trace_id,
+)
+from nfcot_model.traces.writer import commit_shard, open_run, row_hash, trace_totals, writing
 
 OPERATIONS = ("add", "times", "minus")
 LOG_SIGMA = -1.0
@@ -37,6 +50,10 @@ def synthetic_run(
     checkpoint_hash: str = "synthetic",
     signal: bool = True,
     activations: int = 0,
+    world: str = "digits",
+    labels: dict[str, Any] | None = None,
+    wobble: float = 0.0,
+    manifest: dict[str, Any] | None = None,
 ) -> Run:
     """A run of n problems × samples traces, with K drawn from `steps` (both ends included).
 
@@ -46,11 +63,18 @@ def synthetic_run(
     puts another thought of the shard in the place of one (as likely as the own without `signal`),
     "noise" adds 3 sigma to one, "temperature" draws all of them at twice tau. The problem label
     `tampered` says which traces.
-    activations: width of an optional tensor h [rows, 2, activations], which encodes the labels.
+    activations: width of an optional tensor h [rows, 2, activations], which encodes the labels;
+    one layer of it where `manifest` says "activations": "thoughts". labels: more problem labels.
+    wobble: sd of what rounding does to eps between thinking and scoring, as in bfloat16.
+    manifest: fields that differ; those under "decode" are merged.
     """
     if tamper is not None and tamper not in TAMPERS:
         raise ValueError(f"tamper is one of {TAMPERS}, not {tamper!r}")
-    manifest = open_run(Path(path), _manifest(n, seed, tau, samples, checkpoint_hash, activations))
+    fields = _manifest(n, seed, tau, samples, checkpoint_hash, activations)
+    changes = dict(manifest or {})
+    decode = fields["decode"] | changes.pop("decode", {})
+    opened = open_run(Path(path), fields | changes | {"decode": decode})
+    style = _Style(D, tau, signal, activations, world, labels or {}, wobble)
     problems = [_problem(seed, index, steps) for index in range(n)]
     pairs = [(p, sample) for p in problems for sample in range(samples)]
     with writing(Path(path)):
@@ -60,9 +84,20 @@ def synthetic_run(
                 tamper is not None and (start + i) % tamper_every == 0 for i in range(len(block))
             ]
             rng = np.random.default_rng([seed, start])
-            shard = _shard(block, tampered, tamper, rng, manifest, D, tau, signal, activations)
+            shard = _shard(block, tampered, tamper, rng, opened, style)
             commit_shard(Path(path), shard_name(start // SHARD_SIZE), *shard)
     return read_run(path)
+
+
+@dataclass(frozen=True)
+class _Style:
+    D: int
+    tau: float
+    signal: bool
+    activations: int
+    world: str
+    labels: dict[str, Any]
+    wobble: float
 
 
 def _manifest(
@@ -126,15 +161,13 @@ def _shard(
     tamper: str | None,
     rng: np.random.Generator,
     manifest: dict[str, Any],
-    D: int,
-    tau: float,
-    signal: bool,
-    activations: int,
+    style: _Style,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray]]:
+    D, tau = style.D, style.tau
     K = np.array([len(problem["labels"]) for problem, _ in block])
     step_labels = [labels for problem, _ in block for labels in problem["labels"]]
     rows, first = int(K.sum()), np.cumsum(K) - K
-    mu = np.stack([_mean(labels, D, signal) for labels in step_labels])
+    mu = np.stack([_mean(labels, D, style.signal) for labels in step_labels])
     drawn = rng.normal(size=(rows, D)) * tau
     scored = drawn.copy()
     for i in np.flatnonzero(tampered):
@@ -148,6 +181,8 @@ def _shard(
             donor = int(rng.choice(np.flatnonzero(np.arange(rows) != first[i] + k)))
             away = mu[donor] - mu[first[i] + k]
             scored[first[i] + k] = drawn[donor] + away / math.exp(LOG_SIGMA)
+    if style.wobble:
+        scored += style.wobble * rng.normal(size=scored.shape)
     u = mu + math.exp(LOG_SIGMA) * scored
     scale = tau if tau > 0 else 1.0
     thoughts: dict[str, Any] = {
@@ -163,7 +198,7 @@ def _shard(
     }
     error = np.zeros(len(block))
     np.maximum.at(error, np.repeat(np.arange(len(block)), K), np.abs(scored - drawn).max(1))
-    traces = _trace_columns(block, tampered, manifest, tau) | {
+    traces = _trace_columns(block, tampered, manifest, style) | {
         "K": K,
         "replay_error": error,
         **trace_totals(K, thoughts, -K * D * math.log(2.0)),
@@ -175,9 +210,10 @@ def _shard(
         "log_sigma": np.full((rows, D), LOG_SIGMA),
         "e": 2.0 * u,
     }
-    if activations:
-        lift = np.random.default_rng(7).normal(size=(2, D, activations))
-        tensors["h"] = np.einsum("rd,ldw->rlw", u, lift)
+    if style.activations:
+        lift = np.random.default_rng(7).normal(size=(2, D, style.activations))
+        layers = slice(None) if manifest["activations"] == "all" else slice(-1, None)
+        tensors["h"] = np.einsum("rd,ldw->rlw", u, lift)[:, layers]
     return traces, thoughts, {k: v.astype(np.float32) for k, v in tensors.items()}
 
 
@@ -185,7 +221,7 @@ def _trace_columns(
     block: list[tuple[dict[str, Any], int]],
     tampered: list[bool],
     manifest: dict[str, Any],
-    tau: float,
+    style: _Style,
 ) -> dict[str, Any]:
     ids = [problem["id"] for problem, _ in block]
     samples = [sample for _, sample in block]
@@ -204,7 +240,7 @@ def _trace_columns(
         ],
         "problem_id": ids,
         "group": ids,
-        "world": ["digits"] * n,
+        "world": [style.world] * n,
         "split": ["test"] * n,
         "sample": samples,
         "seed": seeds,
@@ -218,11 +254,46 @@ def _trace_columns(
         "verdict_detail": [""] * n,
         "correct": [True] * n,
         "stopped": [True] * n,
-        "tau": [tau] * n,
+        "tau": [style.tau] * n,
         "decode_match": [1.0] * n,
         "steps": [[_text(labels) for labels in p["labels"]] for p, _ in block],
         "labels": [
-            json.dumps({"steps": len(p["labels"]), "tampered": bool(t)})
+            json.dumps({"steps": len(p["labels"]), "tampered": bool(t), **style.labels})
             for (p, _), t in zip(block, tampered, strict=True)
         ],
     }
+
+
+def edit_thought(run: Path, change: str) -> str:
+    """Change one thought of a written run and make every hash and seal fit; which trace's?
+
+    change: "u" moves it; "all tensors" moves its mean too, so that it still replays; "energy"
+    writes 3 as its energy. No column says that anything happened.
+    """
+    tensors_path, thoughts_path, traces_path = shard_paths(run, "000000")
+    traces, thoughts = pq.read_table(traces_path), pq.read_table(thoughts_path)
+    metadata = {k.decode(): v.decode() for k, v in traces.schema.metadata.items() if k != b"seal"}
+    tensors = load_file(tensors_path)
+    row, K = traces["row"][5].as_py(), traces["K"][5].as_py()
+    traces = traces.cast(TRACES_SCHEMA)
+    if change in ("u", "all tensors"):
+        tensors["u"][row] += 0.5
+        at = traces.schema.get_field_index("u_sha256")
+        hashes = traces["u_sha256"].to_pylist()
+        hashes[5] = row_hash(tensors["u"][row : row + K])
+        traces = traces.set_column(at, TRACES_SCHEMA.field(at), [hashes])
+    if change == "all tensors":
+        tensors["mu"][row] += 0.5
+    if change == "energy":
+        at = THOUGHTS_SCHEMA.get_field_index("energy")
+        energy = thoughts["energy"].to_pylist()
+        energy[row] = 3.0
+        thoughts = thoughts.set_column(at, THOUGHTS_SCHEMA.field(at), [pa.array(energy, "f4")])
+    data = (save(tensors), parquet_bytes(thoughts, "thoughts", {}))
+    for path, content, name in zip(
+        (tensors_path, thoughts_path), data, ("tensors", "thoughts"), strict=True
+    ):
+        path.write_bytes(content)
+        metadata[f"{name}_sha256"] = hashlib.sha256(content).hexdigest()
+    traces_path.write_bytes(seal(traces, "traces", metadata))
+    return str(traces["trace_id"][5])

@@ -114,9 +114,14 @@ def test_exit_codes(how: str, code: int, line: str, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.usefixtures("plugged")
-def test_a_bug_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError):
-        cli.main(["odd", "--how", "bug"])
+def test_a_bug_keeps_its_traceback_and_is_no_failed_check(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Exit code 1 means that a check failed; a monitor must not mistake a crash for it."""
+    code, out, err = run(capsys, "odd", "--how", "bug")
+    assert (code, out) == (cli.DEFECT, "")
+    assert err.rstrip().endswith("ZeroDivisionError")
+    assert "Traceback" in err
 
 
 @pytest.mark.usefixtures("plugged")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nfcot_model.evaluation.explicit import write_explicitly
-from nfcot_model.evaluation.intervals import pass_at_k, wilson
+from nfcot_model.evaluation.intervals import pass_at_k, share
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.sampling import noise_seed
 from nfcot_model.sandbox import Sandbox
@@ -22,7 +22,8 @@ BATCH = 250
 
 @dataclass(frozen=True)
 class Cell:
-    """Figures of one cell. Intervals are 95 % Wilson over problems (the first sample of each).
+    """Figures of one cell. Intervals are 95 % Wilson (the first sample of each problem), with as
+    many trials as there are problem `groups`: wordings of one pipeline are not independent.
 
     `decode_exact` is the share of reference steps that the thought at the same place decodes to;
     `right_length` the share of traces that think as many steps as the reference; `nll_per_dim` is
@@ -35,6 +36,7 @@ class Cell:
     tau: float | None
     reasoner: str
     n: int
+    groups: int
     pass_at_1: float
     low: float
     high: float
@@ -69,6 +71,15 @@ def agreement(texts: Sequence[Sequence[str]], problems: Sequence[Problem]) -> tu
     return same, sum(len(p.steps) for p in problems)
 
 
+def _passes(
+    right: Sequence[bool], problems: Sequence[Problem]
+) -> tuple[int, int, float, float, float]:
+    """n, groups, pass@1 and its interval."""
+    groups = [p.group for p in problems]
+    value, low, high = share(right, groups)
+    return len(problems), len(set(groups)), value or 0.0, low, high
+
+
 def evaluate_cell(
     reasoner: NFCoTReasoner,
     problems: Sequence[Problem],
@@ -100,7 +111,6 @@ def evaluate_cell(
             nll -= float(reasoner.score(prompts, thoughts, tau=tau).logp.sum())
             thoughts_spent += sum(K)
         right[sample] = verdicts
-    first = int(right[0].sum())
     counts = right.sum(0)
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= samples]
     return Cell(
@@ -108,9 +118,7 @@ def evaluate_cell(
         steps,
         tau,
         "nfcot",
-        len(problems),
-        first / len(problems),
-        *wilson(first, len(problems)),
+        *_passes(right[0].tolist(), problems),
         positions=thoughts_spent / len(problems),
         decode_exact=exact / total if total else None,
         right_length=length_right / len(problems) if total and reasoner.variable_k else None,
@@ -138,8 +146,8 @@ def evaluate_oracle(
     slots = reasoner.model.config.codec["slots"]
     positions = spent * slots / n if reasoner.variable_k else float(slots)
     return Cell(
-        problems[0].world, steps, None, "oracle thoughts", n, sum(right) / n,
-        *wilson(sum(right), n), positions=positions,
+        problems[0].world, steps, None, "oracle thoughts", *_passes(right, problems),
+        positions=positions,
     )  # fmt: skip
 
 
@@ -157,6 +165,6 @@ def evaluate_explicit(
         exact, total = exact + same, total + of
     n, kind = len(problems), reasoner.model.config.reasoner
     return Cell(
-        problems[0].world, steps, None, kind, n, sum(right) / n, *wilson(sum(right), n),
+        problems[0].world, steps, None, kind, *_passes(right, problems),
         positions=spent / n, decode_exact=exact / total if kind == "text" and total else None,
     )  # fmt: skip

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from nfcot_model.evaluation.cells import Cell
     from nfcot_model.evaluation.swaps import SwapFigures
 
+SWAP_TAU = 0.7
+
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="checkpoint folder, or demo")],
@@ -22,18 +24,32 @@ def evaluate(
         ),
     ] = None,
     worlds: Annotated[
-        str, typer.Option(help="built-in worlds, comma-separated")
-    ] = "digits,shuffle",
-    steps: Annotated[str, typer.Option(help="numbers or ranges of steps")] = "2,4,6,8,10-12",
-    split: Annotated[str, typer.Option(help="split of the worlds to draw from")] = "test",
+        str | None,
+        typer.Option(help="built-in worlds, comma-separated", show_default="digits,shuffle"),
+    ] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(help="numbers or ranges of steps", show_default="2,4,6,8,10-12"),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="split of the worlds to draw from", show_default="test")
+    ] = None,
     tau: Annotated[str, typer.Option(help="thought temperatures")] = "0,0.7,0.9,1.0",
-    n: Annotated[int, typer.Option("-n", help="problems per cell")] = 1000,
+    n: Annotated[
+        int | None, typer.Option("-n", help="problems per cell", show_default="1000")
+    ] = None,
     samples: Annotated[int, typer.Option(help="samples per problem, for pass@k")] = 1,
     seed: Annotated[int, typer.Option(help="seed of problems and thoughts")] = 0,
     control: Annotated[
         list[Path] | None, typer.Option(help="folder of a text or direct control; repeatable")
     ] = None,
-    swaps: Annotated[bool, typer.Option(help="also zero, shuffle and donate thoughts")] = True,
+    swaps: Annotated[
+        bool,
+        typer.Option(
+            help=f"also zero, shuffle and donate thoughts, at tau {SWAP_TAU:g}; built-in worlds:"
+            " other problems, of 2 to 6 steps"
+        ),
+    ] = True,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     markdown: Annotated[
         Path | None, typer.Option(help="also write the tables as Markdown, for a model card")
@@ -49,6 +65,7 @@ def evaluate(
     from nfcot_model.errors import UserError
     from nfcot_model.evaluation.suite import SWAP_STEPS, problem_cells
     from nfcot_model.evaluation.suite import evaluate as run
+    from nfcot_model.evaluation.swaps import OUTCOMES
     from nfcot_model.evaluation.tables import markdown as tables
     from nfcot_model.files import write_text
     from nfcot_model.terminal import console, emit_json
@@ -60,19 +77,28 @@ def evaluate(
         raise UserError(f"--tau {tau}: expected numbers such as 0,0.7,1.0") from None
     if not all(math.isfinite(t) and t >= 0 for t in taus):
         raise UserError(f"--tau {tau}: a temperature is 0 (the mode) or more")
-    if markdown is not None and not markdown.parent.is_dir():
-        raise UserError(f"--markdown {markdown}: the folder {markdown.parent} does not exist")
+    if markdown is not None and (markdown.is_dir() or not markdown.parent.is_dir()):
+        raise UserError(f"--markdown {markdown}: expected a file in a folder that exists")
     if samples < 1:
         raise UserError(f"--samples {samples}: expected at least 1")
     if problems is not None:
+        asked = {"--worlds": worlds, "--steps": steps, "--split": split, "-n": n}
+        unused = [name for name, value in asked.items() if value is not None]
+        if unused:
+            raise UserError(
+                f"{' and '.join(unused)}: chooses built-in problems, but {problems} is given;"
+                " leave one of them out"
+            )
         given = read_problems(problems)
         by_world = {w: [p for p in given if p.world == w] for w in sorted({p.world for p in given})}
         cells = [("given", members) for members in by_world.values()]
         swapped = list(by_world.values()) if swaps else []
     else:
-        names = worlds.split(",")
-        cells = list(problem_cells(names, steps.split(","), split, seed, n))
-        swapped = [make_world(w, split, seed + 1, n, SWAP_STEPS) for w in names] if swaps else []
+        names = (worlds or "digits,shuffle").split(",")
+        lengths = (steps or "2,4,6,8,10-12").split(",")
+        part, count = split or "test", 1000 if n is None else n
+        cells = list(problem_cells(names, lengths, part, seed, count))
+        swapped = [make_world(w, part, seed + 1, count, SWAP_STEPS) for w in names] if swaps else []
 
     def show(figures: Cell | SwapFigures) -> None:
         console.print(_line(figures))
@@ -85,26 +111,40 @@ def evaluate(
         seed=seed,
         controls=control or [],
         swaps=swapped,
+        swap_tau=SWAP_TAU,
         device=device,
         report=show,
     )
+    if as_json:
+        emit_json(result.to_dict())
     if markdown is not None:
         write_text(markdown, tables(result))
     if as_json:
-        emit_json(result.to_dict())
         return
-    table = Table(
-        "world", "steps", "reasoner", "tau", "pass@1", "95 %", "decoded", "nats/dim", "places"
-    )
+    table = Table(box=None, pad_edge=False)
+    for heading in ("world", "steps", "who", "tau", "pass@1", "95 %", "text", "nll", "places", "n"):
+        table.add_column(heading, no_wrap=True)
     for c in result.cells:
         table.add_row(
-            c.world, c.steps, c.reasoner, "–" if c.tau is None else f"{c.tau:g}",
-            f"{c.pass_at_1:.3f}", f"{c.low:.3f}–{c.high:.3f}", _number(c.decode_exact),
-            _number(c.nll_per_dim), f"{c.positions:.1f}",
+            c.world, c.steps, c.reasoner.removesuffix(" thoughts"),
+            "–" if c.tau is None else f"{c.tau:g}", f"{c.pass_at_1:.3f}",
+            f"{c.low:.3f}–{c.high:.3f}", _number(c.decode_exact), _number(c.nll_per_dim),
+            f"{c.positions:.1f}", str(c.n),
         )  # fmt: skip
     console.print(table)
+    console.print(
+        "text: share of steps that decode right; nll: -log p(u|q) in nats per dimension;"
+        " places: positions before the answer",
+        style="dim",
+    )
+    swapped_table = Table(box=None, pad_edge=False)
+    for heading in ("world", "tau", *OUTCOMES):
+        swapped_table.add_column(heading)
     for figures in result.controls:
-        console.print(_line(figures))
+        shares = (_number(share.value) for share in figures.shares.values())
+        swapped_table.add_row(figures.world, f"{figures.tau:g}", *shares)
+    if result.controls:
+        console.print(swapped_table)
 
 
 def _number(value: float | None) -> str:
@@ -116,5 +156,5 @@ def _line(figures: Cell | SwapFigures) -> str:
     return "  ".join(
         f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}"
         for k, v in shown
-        if v is not None and k != "intervals"
+        if v is not None and not isinstance(v, dict)
     )

@@ -25,8 +25,8 @@ class Written:
 
 def write_explicitly(reasoner: NFCoTReasoner, prompts: Sequence[str]) -> list[Written]:
     """What does a `text` or `direct` control reason and answer (greedy)?"""
-    model, tokenizer = reasoner.model, reasoner.tokenizer
-    ids = tokenizer(list(prompts))["input_ids"]
+    model = reasoner.model
+    ids = reasoner.tokens(prompts, opening=True)
     none = [0] * len(ids)
     direct = model.config.reasoner == "direct"
     layout = lay_out(ids, none, model.ids, close=direct, side="left").to(model.device)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from scipy.stats import binomtest
+from scipy.stats import norm
 
 __all__ = ["Share", "pass_at_k", "share", "wilson"]
 
@@ -18,17 +19,27 @@ class Share(NamedTuple):
     high: float
 
 
-def share(successes: int, n: int) -> Share:
-    """What share is this, and how sure is it?"""
-    return Share(successes / n if n else None, *wilson(successes, n))
+def share(hits: Sequence[bool], groups: Sequence[str]) -> Share:
+    """What share of these is true, and how sure is it when members of a group are alike?
+
+    The interval is Wilson's for as many trials as there are groups: right when a group is all true
+    or all false, wider than need be when it is not.
+    """
+    value = sum(hits) / len(hits) if hits else None
+    count = len(set(groups))
+    return Share(value, *wilson((value or 0.0) * count, count))
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """The 95 % Wilson interval of a share; (0, 1) when nothing was counted."""
+def wilson(successes: float, n: int) -> tuple[float, float]:
+    """The 95 % Wilson interval of a share (Wilson 1927); (0, 1) when nothing was counted."""
     if n == 0:
         return 0.0, 1.0
-    interval = binomtest(successes, n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
+    z = float(norm.ppf(0.975))
+    p = successes / n
+    centre = p + z * z / (2 * n)
+    spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 def pass_at_k(correct: int, n: int, k: int) -> float:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nfcot_model.errors import UserError
 from nfcot_model.evaluation.cells import Cell, evaluate_cell, evaluate_explicit, evaluate_oracle
 from nfcot_model.evaluation.swaps import SwapFigures, evaluate_swaps, pooled
 from nfcot_model.reasoners import load_reasoner
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.worlds import Problem, make_world
+from nfcot_model.worlds.generate import read_steps
 
 __all__ = ["Evaluation", "evaluate", "problem_cells"]
 
@@ -52,13 +52,7 @@ def problem_cells(
     """Fresh problems for each world × number of steps; `9` and more come from the split `long`."""
     for world in worlds:
         for text in steps:
-            low, _, high = text.partition("-")
-            try:
-                bounds = int(low), int(high or low)
-            except ValueError:
-                raise UserError(
-                    f"--steps {text}: expected numbers or ranges such as 2,4,10-12"
-                ) from None
+            bounds = read_steps(text)
             chosen = "long" if bounds[0] > 8 and split == "test" else split
             yield text, make_world(world, chosen, seed, n, bounds)
 
@@ -104,7 +98,7 @@ def evaluate(
                         samples=samples,
                     )
                 )
-            if all(p.steps for p in problems):
+            if all(p.steps for p in problems) and reasoner.encodes([p.steps for p in problems]):
                 keep(evaluate_oracle(reasoner, problems, sandbox, steps=steps))
             for control in explicit:
                 keep(evaluate_explicit(control, problems, sandbox, steps=steps))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from nfcot_model.evaluation.cells import BATCH, passed
+from nfcot_model.evaluation.cells import BATCH, batches, passed
 from nfcot_model.evaluation.intervals import Share, share
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.sampling import noise_seed
@@ -17,43 +17,41 @@ from nfcot_model.sandbox import Sandbox
 from nfcot_model.thoughts import Thoughts
 from nfcot_model.worlds import Problem
 
-__all__ = ["SwapFigures", "evaluate_swaps", "pooled"]
+__all__ = ["OUTCOMES", "SwapFigures", "evaluate_swaps", "pooled"]
+
+OUTCOMES = ("pass_at_1", "zeroed", "shuffled", "donor_follow", "own_prompt", "neither")
 
 
 @dataclass(frozen=True)
 class SwapFigures:
     """What becomes of the answer when the thoughts are changed, over one world.
 
-    Counts. Of `n` problems, so many pass with their own thoughts (`own`), with all thoughts 0
-    (`zeroed`) and with those of another problem of the same K (`shuffled`). Of `pairs` of problems
-    solved by both sides with different correct answers, the answer to the receiver's prompt with
-    the donor's thoughts passes the donor's tests (`donor_follow`), the receiver's own
-    (`own_prompt`) or neither. Following the donor shows that thoughts decide the answer here; it
-    does not show that they are faithful.
+    `outcomes[name]` says of each problem (or pair) whether it came out so, `groups[name]` which
+    problem family it belongs to. Over all problems that have a donor: the answer passes with their
+    own thoughts (`pass_at_1`), with all thoughts 0 (`zeroed`), with those of another problem of
+    the same K (`shuffled`). Over the pairs solved by both sides whose answers do not pass each
+    other's tests: with the donor's thoughts the answer passes the donor's tests (`donor_follow`),
+    the receiver's own (`own_prompt`), or none (`neither`). Following the donor shows that thoughts
+    decide the answer here; it does not show that they are faithful.
     """
 
     world: str
     tau: float
-    n: int
-    own: int
-    zeroed: int
-    shuffled: int
-    pairs: int
-    donor_follow: int
-    own_prompt: int
+    outcomes: dict[str, list[bool]]
+    groups: dict[str, list[str]]
+
+    @property
+    def n(self) -> int:
+        return len(self.outcomes["pass_at_1"])
+
+    @property
+    def pairs(self) -> int:
+        return len(self.outcomes["donor_follow"])
 
     @property
     def shares(self) -> dict[str, Share]:
-        """Every count as a share with its Wilson interval."""
-        neither = self.pairs - self.donor_follow - self.own_prompt
-        return {
-            "pass_at_1": share(self.own, self.n),
-            "zeroed": share(self.zeroed, self.n),
-            "shuffled": share(self.shuffled, self.n),
-            "donor_follow": share(self.donor_follow, self.pairs),
-            "own_prompt": share(self.own_prompt, self.pairs),
-            "neither": share(neither, self.pairs),
-        }
+        """Every outcome as a share with its interval over groups."""
+        return {name: share(hits, self.groups[name]) for name, hits in self.outcomes.items()}
 
     def to_dict(self) -> dict[str, Any]:
         shares = self.shares
@@ -69,12 +67,12 @@ class SwapFigures:
 
 def pooled(figures: Sequence[SwapFigures]) -> SwapFigures:
     """All worlds counted together, problem by problem."""
-    totals = {
-        f.name: sum(getattr(one, f.name) for one in figures)
-        for f in fields(SwapFigures)
-        if f.name not in ("world", "tau")
-    }
-    return SwapFigures(world="all", tau=figures[0].tau, **totals)
+    return SwapFigures(
+        "all",
+        figures[0].tau,
+        {name: [hit for one in figures for hit in one.outcomes[name]] for name in OUTCOMES},
+        {name: [group for one in figures for group in one.groups[name]] for name in OUTCOMES},
+    )
 
 
 def evaluate_swaps(
@@ -86,17 +84,23 @@ def evaluate_swaps(
     seed: int = 0,
 ) -> SwapFigures:
     """Do answers follow the thoughts or the prompt? See `SwapFigures`."""
-    names = ("n", "own", "zeroed", "shuffled", "pairs", "donor_follow", "own_prompt")
-    counts = dict.fromkeys(names, 0)
-    for start in range(0, len(problems), BATCH):
-        block = problems[start : start + BATCH]
+    figures = SwapFigures(
+        problems[0].world, tau, {name: [] for name in OUTCOMES}, {name: [] for name in OUTCOMES}
+    )
+
+    def note(name: str, problem: Problem, hit: bool) -> None:
+        figures.outcomes[name].append(hit)
+        figures.groups[name].append(problem.group)
+
+    for number, block in enumerate(batches(problems)):
         prompts = [p.prompt for p in block]
         seeds = [noise_seed(seed, p.id, 0) for p in block]
         thoughts = reasoner.think(prompts, tau=tau, noise_seeds=seeds)
-        own = passed(sandbox, reasoner.answer(prompts, thoughts), block)
+        said = reasoner.answer(prompts, thoughts)
+        own = passed(sandbox, said, block)
         zero = Thoughts.given(torch.zeros_like(thoughts.u), thoughts.mask)
         zeroed = passed(sandbox, reasoner.answer(prompts, zero), block)
-        donors = _donors(thoughts.K.tolist(), random.Random(f"{seed}/{start}"))
+        donors = _donors(thoughts.K.tolist(), random.Random(f"{seed}/{number * BATCH}"))
         kept = [i for i, d in enumerate(donors) if d != i]
         if not kept:
             continue
@@ -106,16 +110,17 @@ def evaluate_swaps(
         answers = reasoner.answer([p.prompt for p in receivers], donated)
         follows_own = passed(sandbox, answers, receivers)
         follows_donor = passed(sandbox, answers, givers)
-        counts["n"] += len(kept)
-        counts["own"] += sum(own[i] for i in kept)
-        counts["zeroed"] += sum(zeroed[i] for i in kept)
-        counts["shuffled"] += sum(follows_own)
+        interchangeable = passed(sandbox, [said[donors[i]] for i in kept], receivers)
         for place, i in enumerate(kept):
-            if own[i] and own[donors[i]] and receivers[place].check != givers[place].check:
-                counts["pairs"] += 1
-                counts["donor_follow"] += follows_donor[place]
-                counts["own_prompt"] += follows_own[place]
-    return SwapFigures(world=problems[0].world, tau=tau, **counts)
+            receiver = receivers[place]
+            note("pass_at_1", receiver, own[i])
+            note("zeroed", receiver, zeroed[i])
+            note("shuffled", receiver, follows_own[place])
+            if own[i] and own[donors[i]] and not interchangeable[place]:
+                note("donor_follow", receiver, follows_donor[place])
+                note("own_prompt", receiver, follows_own[place])
+                note("neither", receiver, not (follows_donor[place] or follows_own[place]))
+    return figures
 
 
 def _donors(K: list[int], rng: random.Random) -> list[int]:

@@ -13,7 +13,7 @@ __all__ = ["markdown"]
 
 CELL_HEAD = (
     "world", "steps", "reasoner", "tau", "pass@1 (95 % Wilson)", "steps decoded",
-    "right length", "nats / dim", "places", "n",
+    "right length", "nats / dim", "places", "n", "pipelines",
 )  # fmt: skip
 SWAP_HEAD = (
     "world", "tau", "n", "own thoughts", "zeroed", "shuffled", "pairs", "donor",
@@ -46,6 +46,7 @@ def _cell(c: Cell) -> str:
         _share(c.nll_per_dim),
         f"{c.positions:.1f}",
         str(c.n),
+        str(c.groups),
     )
     return _row(figures)
 

@@ -154,14 +154,66 @@ class NFCoTReasoner:
         flat = [[next(texts) for _ in range(count)] for count in counts]
         return flat if self.variable_k else [t[0].split("\n") for t in flat]
 
+    def tokens(self, texts: Sequence[str], *, opening: bool = False) -> list[list[int]]:
+        """Token ids of texts; `opening` adds what the tokenizer puts before a prompt.
+
+        Raises UserError for a text that spells a control token: it would open or close thinking.
+        """
+        if not texts:
+            return []
+        ids = self.tokenizer(list(texts), add_special_tokens=opening)["input_ids"]
+        control = {self.model.ids.think, self.model.ids.end_think, self.model.ids.thought}
+        for text, row in zip(texts, ids, strict=True):
+            found = control.intersection(row)
+            if found:
+                spelled = self.tokenizer.convert_ids_to_tokens(min(found))
+                raise UserError(f"text {text[:40]!r}… holds the control token {spelled}; remove it")
+        return list(ids)
+
+    def encodes(self, steps: Sequence[Sequence[str]]) -> bool:
+        """Can reasoning of this length be encoded at all, by this codec and budget?"""
+        try:
+            self.check_steps(steps)
+        except UserError:
+            return False
+        return True
+
+    def check_steps(self, steps: Sequence[Sequence[str]]) -> None:
+        """Raises UserError for a text or a number of steps that cannot be encoded."""
+        self._chunks(steps)
+
+    def _chunks(self, steps: Sequence[Sequence[str]]) -> dict[str, list[int]]:
+        """The texts the codec encodes, each once, with its token ids."""
+        limit, slots = (self.model.config.codec[name] for name in ("max_text_tokens", "slots"))
+        texts = [s for row in steps for s in (row if self.variable_k else ["\n".join(row)])]
+        unique = list(dict.fromkeys(texts))
+        ids = self.tokens(unique)
+        longest = max(range(len(ids)), key=lambda i: len(ids[i]), default=None)
+        if longest is not None and len(ids[longest]) > limit:
+            raise UserError(
+                f"a reasoning text has {len(ids[longest])} tokens, the codec reads {limit}"
+                f" (model.codec.max_text_tokens; text: {unique[longest][:60]!r})"
+            )
+        most = max((len(row) for row in steps), default=0) * slots if self.variable_k else slots
+        if most > self.max_thoughts:
+            raise UserError(
+                f"a reasoning needs {most} thoughts, the model has {self.max_thoughts}"
+                " (model.max_thoughts)"
+            )
+        return dict(zip(unique, ids, strict=True))
+
     @torch.no_grad()
     def latents(self, steps: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
-        """The codec's latents `e` [B, K, D] of reasoning texts, and their mask [B, K]."""
+        """The codec's latents `e` [B, K, D] of reasoning texts, and their mask [B, K].
+
+        Raises UserError for a text longer than the codec reads and more steps than the model has
+        thoughts.
+        """
         chunks = [s for row in steps for s in (row if self.variable_k else ["\n".join(row)])]
-        unique = {chunk: place for place, chunk in enumerate(dict.fromkeys(chunks))}
-        ids = self.tokenizer(list(unique), add_special_tokens=False)["input_ids"]
-        e = self.model.codec.encode(self._device(pad_chunks(ids))).cpu()
-        e = e[[unique[chunk] for chunk in chunks]]
+        ids = self._chunks(steps)
+        place = {chunk: i for i, chunk in enumerate(ids)}
+        e = self.model.codec.encode(self._device(pad_chunks(list(ids.values())))).cpu()
+        e = e[[place[chunk] for chunk in chunks]]
         counts = [len(r) if self.variable_k else 1 for r in steps]
         K = torch.tensor(counts) * self.model.config.codec["slots"]
         mask = torch.arange(int(K.max())) < K[:, None]
@@ -192,8 +244,8 @@ class NFCoTReasoner:
         when the streams are to be continued, by at most `room` places). Raises UserError for a
         stream longer than the backbone's context.
         """
-        ids = self.tokenizer(list(prompts))["input_ids"]
-        said = answers and self.tokenizer(list(answers), add_special_tokens=False)["input_ids"]
+        ids = self.tokens(prompts, opening=True)
+        said = self.tokens(answers or ())
         context = getattr(self.model.backbone.config, "max_position_embeddings", None)
         longest = max(range(len(ids)), key=lambda i: len(ids[i]) + K[i])
         after = 1 + max(map(len, said)) if said else room

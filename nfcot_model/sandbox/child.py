@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from nfcot_model.sandbox.confine import Confinement
 from nfcot_model.sandbox.guard import compile_test
 from nfcot_model.sandbox.pure import BUILTINS
-from nfcot_model.sandbox.values import decode, encode
+from nfcot_model.sandbox.values import DEPTH, decode, encode
 
 __all__ = ["run_child"]
 
@@ -105,6 +105,8 @@ def _run_script(
 
 
 def _opaque(value: Any) -> dict[str, str]:
+    if type(value) in (list, tuple, dict):
+        raise RecursionError(f"the returned value is nested more than {DEPTH} deep")
     return {"opaque": str(type(value).__name__)[:_TEXT]}
 
 

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from nfcot_model.errors import UserError
 from nfcot_model.sandbox.judge import job_of, verdict_exact, verdict_of
 from nfcot_model.sandbox.limits import Limits, Verdict
 from nfcot_model.sandbox.process import WorkerDiedError, WorkerProcess
+from nfcot_model.sandbox.wire import TAKEN
 from nfcot_model.worlds.problem import Check
 
 __all__ = ["Sandbox"]
@@ -54,6 +55,7 @@ class _Job:
     check: Check
     answers: _Answers
     index: int
+    again: bool = False
 
 
 class Sandbox:
@@ -174,17 +176,28 @@ class Sandbox:
             return [self._queue.popleft() for _ in range(few)]
 
     def _serve(self, slot: int, jobs: list[_Job]) -> list[_Job]:
-        """Run jobs on the worker of this slot; returns those left over when it died on the way."""
-        done = 0
+        """Run jobs on the worker of this slot; returns those left over when it died on the way.
+
+        A job that the worker had taken up may be why it died and gets an error verdict. One that it
+        had not is left over, once.
+        """
+        done = taken = 0
         try:
             process = self._ready(slot)
             process.send([job.payload for job in jobs])
-            for job in jobs:
-                verdict = verdict_of(job.check, process.receive(), self.limits)
+            while done < len(jobs):
+                reply = process.receive()
+                if reply[0] == TAKEN:
+                    taken += int(reply[2])
+                    continue
+                job = jobs[done]
+                verdict = verdict_of(job.check, reply, self.limits)
                 done += 1
                 job.answers.put(job.index, verdict)
         except WorkerDiedError as error:
             self._replace(slot, None)
+            if done == taken and not jobs[done].again:
+                return [replace(job, again=True) for job in jobs[done:]]
             verdict = Verdict("error", str(error), 0.0)
             jobs[done].answers.put(jobs[done].index, verdict)
             return jobs[done + 1 :]

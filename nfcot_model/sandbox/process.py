@@ -79,7 +79,7 @@ class WorkerProcess:
         return self._process.poll() is None
 
     def send(self, jobs: Sequence[dict[str, Any]]) -> None:
-        """Hand over a batch; as many `receive` calls must follow. Raises WorkerDiedError."""
+        """Hand over a batch; a reply to each must be received. Raises WorkerDiedError."""
         body = json.dumps(jobs).encode()
         message = memoryview(COUNT.pack(len(body)) + body)
         try:
@@ -89,7 +89,7 @@ class WorkerProcess:
             raise WorkerDiedError("the sandbox worker ended before it took the job") from None
 
     def receive(self) -> Reply:
-        """The next reply: kind, seconds, body. Raises WorkerDiedError."""
+        """The next reply: kind, seconds, body; see `wire`. Raises WorkerDiedError."""
         return self._receive(time.monotonic() + self._patience)
 
     def _receive(self, deadline: float) -> Reply:
@@ -103,7 +103,7 @@ class WorkerProcess:
                 raise WorkerDiedError("the sandbox worker did not answer in time")
             part = os.read(self._stream(self._process.stdout), size)
             if not part:
-                raise WorkerDiedError("the sandbox worker ended while it ran this answer")
+                raise WorkerDiedError("the sandbox worker ended before it replied")
             parts.append(part)
             size -= len(part)
         return b"".join(parts)

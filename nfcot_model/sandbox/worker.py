@@ -1,9 +1,10 @@
 """One answer after another: a small warm process that forks a child for each.
 
 Reads batches of jobs from standard input and writes one reply for each job, in order, to standard
-output. Started by `process.py` in a bare interpreter. It imports the modules an answer may use
-once, so that a child needs no file; what is not listed here cannot be imported by an answer.
-Threads cannot be started and no installed package can be imported.
+output, after one that says that the job was taken up. Started by `process.py` in a bare
+interpreter. It imports the modules an answer may use once, so that a child needs no file; what is
+not listed here cannot be imported by an answer. Threads cannot be started and no installed package
+can be imported.
 
 Neighbouring jobs that are `pure` share one child, as a fork costs far more than they do. When that
 child does not return all their reports at once, each of them is run again alone.
@@ -31,19 +32,19 @@ from nfcot_model.sandbox.child import run_child
 from nfcot_model.sandbox.confine import Confinement, drop_root, prepare
 from nfcot_model.sandbox.guard import known_classes
 from nfcot_model.sandbox.pure import is_pure
-from nfcot_model.sandbox.wire import COUNT, ERROR, REPLY, REPORT, TIMEOUT, Reply
+from nfcot_model.sandbox.wire import COUNT, ERROR, REPLY, REPORT, TAKEN, TIMEOUT, Reply
 
 __all__ = ["main"]
 
 # fmt: off
 _MODULES = (
-    "abc", "array", "ast", "base64", "binascii", "bisect", "calendar", "cmath", "collections.abc",
-    "contextlib", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools",
-    "hashlib", "heapq", "inspect", "io", "itertools", "json", "keyword", "math", "numbers",
-    "operator", "pprint", "queue", "random", "re", "secrets", "signal", "statistics", "string",
-    "struct", "textwrap", "threading", "time", "traceback", "types", "typing", "unicodedata",
-    "warnings", "weakref", "zlib", "_strptime", "encodings.ascii", "encodings.latin_1",
-    "encodings.utf_16", "encodings.utf_32",
+    "abc", "array", "ast", "atexit", "base64", "binascii", "bisect", "calendar", "cmath",
+    "collections.abc", "contextlib", "copy", "dataclasses", "datetime", "decimal", "enum",
+    "fractions", "functools", "hashlib", "heapq", "inspect", "io", "itertools", "json", "keyword",
+    "math", "numbers", "operator", "pprint", "queue", "random", "re", "secrets", "signal",
+    "statistics", "string", "struct", "textwrap", "threading", "time", "traceback", "types",
+    "typing", "unicodedata", "warnings", "weakref", "zlib", "_strptime", "encodings.ascii",
+    "encodings.latin_1", "encodings.utf_16", "encodings.utf_32",
 )
 # fmt: on
 _HIDDEN = ("ctypes", "_ctypes", "nfcot_model")
@@ -134,6 +135,7 @@ def _is_pure(job: dict[str, Any]) -> bool:
 
 
 def _together(jobs: Sequence[dict[str, Any]], rules: _Rules) -> Iterator[Reply]:
+    yield TAKEN, 0.0, b"%d" % len(jobs)
     nonce = os.urandom(_NONCE_BYTES)
     if len(jobs) > 1:
         outcome = _run(jobs, nonce, rules, min(rules.wall, _TOGETHER_SECONDS))
@@ -142,15 +144,21 @@ def _together(jobs: Sequence[dict[str, Any]], rules: _Rules) -> Iterator[Reply]:
             for body in message[len(nonce) :].split(b"\n"):
                 yield REPORT, outcome.seconds / len(jobs), body
             return
-    yield from _alone(jobs, rules)
+    for job in jobs:
+        yield _reply(job, rules)
 
 
 def _alone(jobs: Iterable[dict[str, Any]], rules: _Rules) -> Iterator[Reply]:
     for job in jobs:
-        nonce = os.urandom(_NONCE_BYTES)
-        outcome = _run([job], nonce, rules, rules.wall)
-        kind, body = _reading(outcome, nonce, rules)
-        yield kind, outcome.seconds, body
+        yield TAKEN, 0.0, b"1"
+        yield _reply(job, rules)
+
+
+def _reply(job: dict[str, Any], rules: _Rules) -> Reply:
+    nonce = os.urandom(_NONCE_BYTES)
+    outcome = _run([job], nonce, rules, rules.wall)
+    kind, body = _reading(outcome, nonce, rules)
+    return kind, outcome.seconds, body
 
 
 def _reading(outcome: _Outcome, nonce: bytes, rules: _Rules) -> tuple[int, bytes]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from safetensors import SafetensorError, safe_open
 
 from nfcot_model.errors import UserError
@@ -14,6 +16,7 @@ from nfcot_model.traces.reader import (
     read_manifest,
     read_shard,
 )
+from nfcot_model.traces.replay import REPLAY_TENSORS, disagree, replay
 from nfcot_model.traces.schema import shard_paths
 from nfcot_model.traces.writer import row_hash, writing
 
@@ -27,13 +30,17 @@ class Health:
     damaged: committed shards that cannot be trusted, with the file and the reason. leftovers:
     files that no committed shard owns (a killed writer's; harmless). missing: how many of the
     traces that the manifest promises are not there (trace again to add them). repaired: files
-    that were removed; a removed shard's traces count as missing.
+    that were removed; a removed shard's traces count as missing. replay_error_max: the largest
+    replay error of the undamaged shards, recomputed from their tensors; replay_error_stored_max:
+    the largest one on record. A large one is no damage: honest records of edits have it too.
     """
 
     run: str
     shards: int
     traces: int
     missing: int
+    replay_error_max: float = 0.0
+    replay_error_stored_max: float = 0.0
     damaged: dict[str, str] = field(default_factory=dict)
     leftovers: list[str] = field(default_factory=list)
     repaired: list[str] = field(default_factory=list)
@@ -47,6 +54,10 @@ class Health:
 def check_run(path: Path | str, repair: bool = False) -> Health:
     """Check every committed shard: seals, hashes, row counts, order, each trace's own hash of u.
 
+    Replay errors and energies are recomputed from the tensors and must be those on record: `u`
+    that was changed after it was scored is damage even where every hash was made to fit. Changes
+    of `u`, `eps`, `mu`, `log_sigma` and the record that fit each other are not seen.
+
     With `repair`, damaged shards and leftovers are removed, so that repeating the trace command
     restores them. Raises UserError when `path` is not a run or its manifest is damaged (nothing
     can be restored then), and, with `repair`, when another process is writing the run.
@@ -54,27 +65,28 @@ def check_run(path: Path | str, repair: bool = False) -> Health:
     path = Path(path)
     manifest = read_manifest(path)
     if not repair:
-        return _inspect(path, manifest["traces"], [])
+        return _inspect(path, manifest, [])
     with writing(path, clear=False):
-        found = _inspect(path, manifest["traces"], [])
+        found = _inspect(path, manifest, [])
         removed = [path / name for name in found.leftovers]
         for shard in found.damaged:
             # the commit point goes first: a kill in between leaves leftovers, not damage
             removed += [p for p in reversed(shard_paths(path, shard)) if p.exists()]
         for file in removed:
             file.unlink()
-        health = _inspect(path, manifest["traces"], [str(p.relative_to(path)) for p in removed])
+        health = _inspect(path, manifest, [str(p.relative_to(path)) for p in removed])
     return health
 
 
-def _inspect(path: Path, promised: int, repaired: list[str]) -> Health:
+def _inspect(path: Path, manifest: dict[str, Any], repaired: list[str]) -> Health:
     shards = committed_shards(path)
     damaged: dict[str, str] = {}
     traces = 0
+    worst = np.zeros(2)
     seen: set[str] = set()
     for shard in shards:
         try:
-            ids = _check_shard(path, shard)
+            ids, errors = _check_shard(path, shard, float(manifest["decode"]["tau"]))
         except UserError as error:
             damaged[shard] = str(error)
             continue
@@ -83,6 +95,7 @@ def _inspect(path: Path, promised: int, repaired: list[str]) -> Health:
             continue
         seen.update(ids)
         traces += len(ids)
+        worst = np.maximum(worst, errors)
     owned = {file for shard in shards for file in shard_paths(path, shard)}
     inside = [p for folder in ("tensors", "thoughts", "traces") for p in (path / folder).glob("*")]
     leftovers = [p for p in inside if p not in owned] + list(path.glob(".*.tmp"))
@@ -90,14 +103,17 @@ def _inspect(path: Path, promised: int, repaired: list[str]) -> Health:
         run=str(path),
         shards=len(shards) - len(damaged),
         traces=traces,
-        missing=max(promised - traces, 0),
+        missing=max(manifest["traces"] - traces, 0),
+        replay_error_max=float(worst[0]),
+        replay_error_stored_max=float(worst[1]),
         damaged=damaged,
         leftovers=sorted(str(p.relative_to(path)) for p in leftovers),
         repaired=repaired,
     )
 
 
-def _check_shard(path: Path, shard: str) -> list[str]:
+def _check_shard(path: Path, shard: str, tau: float) -> tuple[list[str], tuple[float, float]]:
+    """The shard's trace ids, and its largest replay error: recomputed and on record."""
     traces, thoughts = read_shard(path, shard, verify=True)
     tensors_path, thoughts_path, _ = shard_paths(path, shard)
     ids = traces["trace_id"].to_pylist()
@@ -106,17 +122,56 @@ def _check_shard(path: Path, shard: str) -> list[str]:
     owners = [trace for trace, count in zip(ids, K, strict=True) for _ in range(count)]
     if thoughts["trace_id"].to_pylist() != owners or traces["row"].to_pylist() != first.tolist():
         raise UserError(f"{thoughts_path}: its rows are not those of the shard's traces")
-    try:
-        with safe_open(tensors_path, framework="np") as stream:
-            lengths = {name: stream.get_slice(name).get_shape()[0] for name in stream.keys()}  # noqa: SIM118
-            u = stream.get_tensor("u")
-    except SafetensorError as error:
-        raise UserError(f"{tensors_path}: cannot be read ({error})") from None
-    if set(lengths.values()) != {len(owners)}:
-        raise UserError(f"{tensors_path}: holds {lengths} rows for {len(owners)} thoughts")
+    tensors = _tensors(tensors_path, len(owners))
     for trace, start, count, expected in zip(
         ids, first, K, traces["u_sha256"].to_pylist(), strict=True
     ):
-        if row_hash(u[start : start + count]) != expected:
+        if row_hash(tensors["u"][start : start + count]) != expected:
             raise UserError(f"{tensors_path}: the thoughts of trace {trace} are not as committed")
-    return ids
+    return ids, _check_record(tensors_path, traces, thoughts, tensors, tau)
+
+
+def _tensors(path: Path, rows: int) -> dict[str, np.ndarray]:
+    """The tensors that replay needs, once every tensor has a row for each thought."""
+    try:
+        with safe_open(path, framework="np") as stream:
+            shapes = {name: stream.get_slice(name).get_shape() for name in stream.keys()}  # noqa: SIM118
+            lengths = {name: shape[0] if shape else 0 for name, shape in shapes.items()}
+            if set(lengths.values()) != {rows}:
+                raise UserError(f"{path}: holds {lengths} rows for {rows} thoughts")
+            tensors = {name: stream.get_tensor(name) for name in REPLAY_TENSORS}
+    except SafetensorError as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    if len({value.shape for value in tensors.values()}) != 1 or tensors["u"].ndim != 2:
+        raise UserError(f"{path}: {', '.join(REPLAY_TENSORS)} are not all [thoughts, D]")
+    return tensors
+
+
+def _check_record(
+    path: Path, traces: pa.Table, thoughts: pa.Table, tensors: dict[str, np.ndarray], tau: float
+) -> tuple[float, float]:
+    """The largest replay error, recomputed and on record, once record and tensors agree."""
+    K = traces["K"].to_numpy()
+    found = replay(tensors, K, tau)
+    stored = traces["replay_error"].to_numpy()
+    for trace, mine, theirs, wrong in zip(
+        traces["trace_id"].to_pylist(),
+        found.error,
+        stored,
+        disagree(stored, found.error),
+        strict=True,
+    ):
+        if wrong:
+            raise UserError(
+                f"{path}: the thoughts of trace {trace} are not those that were scored: their"
+                f" replay error is {mine:.3g}, on record is {theirs:.3g}"
+            )
+    energy = thoughts["energy"].to_numpy().astype(np.float64)
+    wrong = np.flatnonzero(disagree(energy, found.energy))
+    if wrong.size:
+        row = int(wrong[0])
+        raise UserError(
+            f"{path}: thought {thoughts['k'][row]} of trace {thoughts['trace_id'][row]} is not as"
+            f" it was scored: its energy is {found.energy[row]:.5g}, on record is {energy[row]:.5g}"
+        )
+    return float(found.error.max(initial=0.0)), float(stored.max(initial=0.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
 from nfcot_model.errors import UserError
-from nfcot_model.files import content_hash, file_hash
+from nfcot_model.files import content_hash, file_hash, read_json_object
 from nfcot_model.traces.schema import (
     FORMAT_VERSION,
     MANIFEST,
@@ -36,6 +36,34 @@ __all__ = [
     "read_shard",
     "read_traces_file",
 ]
+
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "hash": str,
+    "reasoner": str,
+    "checkpoint_hash": str,
+    "config": dict,
+    "traces": int,
+    "activations": str,
+    "decode": dict,
+    "decode.tau": (int, float),
+    "decode.temperature": (int, float),
+    "decode.samples": int,
+    "decode.seed": int,
+    "decode.max_thoughts": (int, type(None)),
+    "decode.dtype": str,
+    "decode.template": str,
+    "decode.k_policy": str,
+}
+MEND_MANIFEST = "restore it from a copy, or trace again into another folder"
+COMPARABLE = (
+    "reasoner",
+    "checkpoint_hash",
+    "decode.tau",
+    "decode.max_thoughts",
+    "decode.k_policy",
+    "decode.template",
+    "decode.dtype",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +91,14 @@ class Run:
         """Which run is this? The manifest's content hash, without time and place."""
         return str(self.manifest["hash"])
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What must be equal for thoughts of two runs to be comparable? Field -> value.
+
+        Model, tau, who decides when to stop and the budget, prompt template, dtype.
+        """
+        return {name: _field(self.manifest, name) for name in COMPARABLE}
+
     @cached_property
     def D(self) -> int:
         """The width of a thought (0 when the run holds no trace)."""
@@ -84,6 +120,11 @@ class Run:
             return np.zeros((0, 0), dtype=np.float32)
         parts = [self._opened(s, lambda f: f.get_tensor(name)) for s in self._shards]
         return np.concatenate(parts)
+
+    def row_shape(self, name: str) -> tuple[int, ...]:
+        """Which shape has one row of a tensor? () when the run holds no trace; reads no values."""
+        self._refuse_unknown(name)
+        return tuple(self._shape(self._shards[0], name)[1:]) if self._shards else ()
 
     def trace_tensor(self, name: str, trace_id: str) -> np.ndarray:
         """One trace's rows of a tensor, [K, ...], without reading the rest of the file."""
@@ -167,15 +208,13 @@ def read_shard(path: Path, shard: str, verify: bool) -> tuple[pa.Table, pa.Table
 def read_manifest(path: Path | str) -> dict[str, Any]:
     """Which run is this? The checked content of run.json; raises UserError otherwise."""
     file = Path(path) / MANIFEST
+    if not file.is_file():
+        raise UserError(f"{path}: is not a run (no {MANIFEST}); make one with nfcot trace")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"{path}: is not a run (no {MANIFEST}); make one with nfcot trace"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise _damaged_manifest(file, str(error)) from None
-    if not isinstance(manifest, dict) or "format_version" not in manifest:
+        manifest = read_json_object(file)
+    except UserError as error:
+        raise UserError(f"{error}; {MEND_MANIFEST}") from None
+    if "format_version" not in manifest:
         raise UserError(f"{file}: is not a run manifest; make a run with nfcot trace")
     if manifest["format_version"] != FORMAT_VERSION:
         raise UserError(
@@ -183,9 +222,23 @@ def read_manifest(path: Path | str) -> dict[str, Any]:
             f" {FORMAT_VERSION}; use the matching nfcot-scope or trace again"
         )
     rest = {k: v for k, v in manifest.items() if k != "checksum"}
-    if manifest.get("checksum") != content_hash(rest) or manifest["hash"] != manifest_hash(rest):
-        raise _damaged_manifest(file, "its checksum does not fit its content")
+    checks = (manifest.get("checksum"), manifest.get("hash"))
+    if checks != (content_hash(rest), manifest_hash(rest)):
+        raise UserError(f"{file}: damaged (its checksum does not fit its content); {MEND_MANIFEST}")
+    for name, kind in FIELDS.items():
+        if not isinstance(_field(manifest, name), kind):
+            raise UserError(
+                f"{file}: field '{name}' is missing or of another type, so this is not a run of"
+                f" nfcot trace; {MEND_MANIFEST}"
+            )
     return manifest
+
+
+def _field(manifest: Mapping[str, Any], name: str) -> Any:
+    """`decode.tau` is the field tau of decode. `...` when there is none: no JSON value is that."""
+    head, _, rest = name.partition(".")
+    found = manifest.get(head, ...)
+    return _field(found, rest) if rest else found
 
 
 def committed_shards(path: Path) -> list[str]:
@@ -235,12 +288,6 @@ def _damaged(path: Path, reason: str) -> UserError:
     return UserError(
         f"{path}: damaged or missing ({reason}); run `nfcot run fsck --repair` on its run,"
         " then repeat the trace command"
-    )
-
-
-def _damaged_manifest(file: Path, reason: str) -> UserError:
-    return UserError(
-        f"{file}: damaged ({reason}); restore it from a copy, or trace again into another folder"
     )
 
 

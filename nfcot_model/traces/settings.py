@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,9 @@ from nfcot_model.worlds.problem import Problem, problem_set_hash
 __all__ = ["ACTIVATIONS", "Settings", "check_problems", "new_manifest"]
 
 ACTIVATIONS = ("none", "thoughts", "all")
+# Beyond these, products leave the range of single precision.
+MAX_TAU = 100.0
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 100.0
 LIBRARIES = ("torch", "transformers", "numpy", "pyarrow", "safetensors")
 
 
@@ -34,9 +36,13 @@ class Settings:
     max_thoughts: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("tau", self.tau), ("temperature", self.temperature)):
-            if not (math.isfinite(value) and value >= 0):
-                raise UserError(f"--{name} is {value}; expected a number of at least 0")
+        if not 0 <= self.tau <= MAX_TAU:
+            raise UserError(f"--tau is {self.tau}; expected 0 (the mode) to {MAX_TAU:g}")
+        if not (self.temperature == 0 or MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE):
+            raise UserError(
+                f"--temperature is {self.temperature}; expected 0 (greedy) or"
+                f" {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+            )
         if self.samples < 1:
             raise UserError(f"--samples is {self.samples}; expected at least 1")
         if not 0 <= self.seed < 2**63:
@@ -75,8 +81,8 @@ def new_manifest(
         "model_path": str(model_path),
         "config": reasoner.config,
         "decode": {
-            "tau": float(settings.tau),
-            "temperature": float(settings.temperature),
+            "tau": abs(float(settings.tau)),  # -0.0 is 0
+            "temperature": abs(float(settings.temperature)),
             "samples": settings.samples,
             "seed": settings.seed,
             "max_thoughts": settings.max_thoughts,

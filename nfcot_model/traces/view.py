@@ -1,18 +1,29 @@
-"""A run, or one of its traces, as tables for the terminal."""
+"""A run, or one of its traces, as tables for the terminal.
+
+Prompts, answers and labels come from models and files of others, so their control characters are
+replaced: an escape sequence could otherwise rewrite what the reader sees.
+"""
 
 from __future__ import annotations
 
 import pandas as pd
 from rich.console import Group, RenderableType
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from nfcot_model.errors import UserError
 from nfcot_model.traces.reader import Run
 
-__all__ = ["find_trace", "run_facts", "run_view", "trace_facts", "trace_view"]
+__all__ = ["find_trace", "printable", "run_facts", "run_view", "trace_facts", "trace_view"]
 
 LISTED = 20
+_HARMLESS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160))}
+_HARMLESS |= {ord("\n"): "\n", ord("\t"): "\t"}
+
+
+def printable(text: str) -> str:
+    """The text without terminal control: C0 and C1 but tab and newline are replaced."""
+    return text.translate(_HARMLESS)
 
 
 def find_trace(run: Run, name: str) -> str:
@@ -69,19 +80,19 @@ def run_view(run: Run) -> RenderableType:
     """The run's facts and its first traces."""
     facts = Table(show_header=False, box=None)
     for name, value in run_facts(run).items():
-        facts.add_row(f"[dim]{name}[/]", escape(_shown(value)))
+        facts.add_row(f"[dim]{name}[/]", _safe(_shown(value)))
     table = Table(title=f"first {min(LISTED, len(run.traces))} of {len(run.traces)} traces")
     for column in ("trace", "problem", "K", "log p(u)", "energy", "verdict", "answer"):
         table.add_column(column, no_wrap=column in ("trace", "problem"), overflow="fold")
     for row in run.traces.head(LISTED).to_dict("records"):
         table.add_row(
-            row["trace_id"],
-            escape(row["problem_id"]),
+            _safe(row["trace_id"]),
+            _safe(row["problem_id"]),
             str(row["K"]),
             f"{row['logp_u']:.2f}",
             f"{row['energy']:.2f}",
             _verdict(row["verdict"]),
-            escape(row["answer"]),
+            _safe(row["answer"]),
         )
     return Group(facts, table)
 
@@ -91,7 +102,7 @@ def trace_view(run: Run, trace_id: str) -> RenderableType:
     trace = trace_facts(run, trace_id)
     facts = Table(show_header=False, box=None)
     for name in ("trace_id", "problem_id", "group", "sample", "labels", "prompt"):
-        facts.add_row(f"[dim]{name}[/]", escape(str(trace[name])))
+        facts.add_row(f"[dim]{name}[/]", _safe(str(trace[name])))
     table = Table()
     for column in ("k", "decoded text", "true step", "log p", "energy", "log volume", "go on?"):
         table.add_column(column, overflow="fold")
@@ -101,8 +112,8 @@ def trace_view(run: Run, trace_id: str) -> RenderableType:
         style = "" if match is None else "green" if match else "red"
         table.add_row(
             str(row["k"]),
-            escape(row["text"]),
-            escape(str(_plain(row["reference"]) or "–")),
+            _safe(row["text"]),
+            _safe(str(_plain(row["reference"]) or "–")),
             f"{row['logp']:.2f}",
             f"{row['energy']:.2f}",
             f"{row['logvol']:.2f}",
@@ -110,18 +121,23 @@ def trace_view(run: Run, trace_id: str) -> RenderableType:
             style=style,
         )
     end = Table(show_header=False, box=None)
-    end.add_row("[dim]answer[/]", escape(str(trace["answer"])))
-    end.add_row("[dim]reference[/]", escape(str(trace["reference_answer"] or "–")))
+    end.add_row("[dim]answer[/]", _safe(str(trace["answer"])))
+    end.add_row("[dim]reference[/]", _safe(str(trace["reference_answer"] or "–")))
     end.add_row(
-        "[dim]verdict[/]", f"{_verdict(trace['verdict'])} {escape(str(trace['verdict_detail']))}"
+        "[dim]verdict[/]", f"{_verdict(trace['verdict'])} {_safe(str(trace['verdict_detail']))}"
     )
     for name in ("stopped", "logp_u", "logp_u_K", "logp_e", "energy", "logvol", "replay_error"):
-        end.add_row(f"[dim]{name}[/]", _shown(trace[name]))
+        end.add_row(f"[dim]{name}[/]", _safe(_shown(trace[name])))
     return Group(facts, table, end)
 
 
+def _safe(text: str) -> str:
+    """The text as it is, for rich: no markup and no terminal control of its own."""
+    return escape_markup(printable(text))
+
+
 def _verdict(status: object) -> str:
-    return f"[{'green' if status == 'passed' else 'red'}]{status}[/]"
+    return f"[{'green' if status == 'passed' else 'red'}]{_safe(str(status))}[/]"
 
 
 def _shown(value: object) -> str:

@@ -52,6 +52,7 @@ def _train(
     seed: int | None,
     as_json: bool,
 ) -> None:
+    from nfcot_model.errors import UserError
     from nfcot_model.terminal import console, emit_json
     from nfcot_model.training.config import load_config
     from nfcot_model.training.report import progress_report
@@ -65,14 +66,19 @@ def _train(
         figures = train(settings, stages, out, report=report, accelerator=accelerator)
     if not accelerator.is_main_process:
         return
-    last = stages[-1]
+    if not figures:
+        raise UserError(
+            f"nothing to train: {settings.reasoner} has no stage '{stages[-1]}' of any steps;"
+            " train joint, or give the stage steps"
+        )
+    model = out / list(figures)[-1] / "model"
     if as_json:
-        emit_json({"out": str(out), "model": str(out / last / "model"), "validation": figures})
+        emit_json({"out": str(out), "model": str(model), "validation": figures})
     else:
         for stage, values in figures.items():
             shown = ", ".join(f"{k} {v:.4f}" for k, v in values.items())
             console.print(f"{stage}: {shown}")
-        console.print(f"model → {out / last / 'model'}")
+        console.print(f"model → {model}")
 
 
 for _name, _stages in (

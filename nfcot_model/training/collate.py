@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nfcot_model.errors import UserError
 from nfcot_model.layout import Layout, lay_out, pad_chunks
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.worlds import Problem
@@ -21,15 +20,7 @@ def codec_batch(reasoner: NFCoTReasoner, problems: Sequence[Problem]) -> Tensor:
     steps = [
         s for p in problems for s in (p.steps if reasoner.variable_k else ["\n".join(p.steps)])
     ]
-    ids = reasoner.tokenizer(steps, add_special_tokens=False)["input_ids"]
-    limit = reasoner.model.config.codec["max_text_tokens"]
-    longest = max(range(len(ids)), key=lambda i: len(ids[i]))
-    if len(ids[longest]) > limit:
-        raise UserError(
-            f"a reasoning text has {len(ids[longest])} tokens, model.codec.max_text_tokens is"
-            f" {limit}; raise it (text: {steps[longest][:60]!r})"
-        )
-    return pad_chunks(ids)
+    return pad_chunks(reasoner.tokens(steps))
 
 
 def joint_batch(
@@ -38,20 +29,13 @@ def joint_batch(
     kind: Literal["nfcot", "text", "direct"],
 ) -> tuple[Layout, Tensor | None]:
     """The streams of the problems and, for NF-CoT, the latents [B, K, D] of their reasoning."""
-    tokens = reasoner.tokenizer
-    prompts = tokens([p.prompt for p in problems])["input_ids"]
-    answers = tokens([p.answer for p in problems], add_special_tokens=False)["input_ids"]
+    prompts = reasoner.tokens([p.prompt for p in problems], opening=True)
+    answers = reasoner.tokens([p.answer or "" for p in problems])
     ids = reasoner.model.ids
     if kind != "nfcot":
         texts = ["\n".join(p.steps) if kind == "text" else "" for p in problems]
-        reasoning = tokens(texts, add_special_tokens=False)["input_ids"]
+        reasoning = reasoner.tokens(texts)
         none = [0] * len(problems)
         return lay_out(prompts, none, ids, answers=answers, reasoning=reasoning), None
     e, mask = reasoner.latents([p.steps for p in problems])
-    K = mask.sum(-1).tolist()
-    budget = reasoner.model.config.max_thoughts
-    if max(K) > budget:
-        raise UserError(
-            f"a problem needs {max(K)} thoughts, model.max_thoughts is {budget}; raise it"
-        )
-    return lay_out(prompts, K, ids, answers=answers), torch.as_tensor(e)
+    return lay_out(prompts, mask.sum(-1).tolist(), ids, answers=answers), torch.as_tensor(e)

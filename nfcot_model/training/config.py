@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ STAGES = ("codec", "warmup", "joint")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelConfig(_Section):
@@ -55,7 +56,7 @@ class DataConfig(_Section):
     @classmethod
     def _known_worlds(cls, worlds: dict[str, float]) -> dict[str, float]:
         unknown = worlds.keys() - WORLDS.keys()
-        if unknown or not worlds or min(worlds.values()) <= 0:
+        if unknown or not worlds or not all(0 < w < math.inf for w in worlds.values()):
             raise ValueError(f"expected positive weights for some of {', '.join(WORLDS)}")
         return worlds
 
@@ -71,13 +72,13 @@ class StageConfig(_Section):
     batch: int = Field(default=96, ge=1)
     accumulate: int = Field(default=1, ge=1)
     lr: float = Field(default=1e-3, gt=0)
-    warmup: int = 100
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    curriculum: int = 0
+    warmup: int = Field(default=100, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    curriculum: int = Field(default=0, ge=0)
     first_length: int = Field(default=3, ge=2)
-    target_noise: float = 0.3
-    kl_weight: float = 1e-2
+    target_noise: float = Field(default=0.3, ge=0)
+    kl_weight: float = Field(default=1e-2, ge=0)
     validate_every: int = Field(default=250, ge=1)
 
     @model_validator(mode="after")
@@ -96,8 +97,8 @@ class TrainConfig(_Section):
     warmup: StageConfig
     joint: StageConfig
     reasoner: Literal["nfcot", "text", "direct"] = "nfcot"
-    seed: int = 0
-    save_minutes: float = 3.0
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    save_minutes: float = Field(default=3.0, ge=0)
     mixed_precision: Literal["no", "bf16"] = "no"
 
 
@@ -127,8 +128,12 @@ def load_config(
     except yaml.YAMLError as error:
         raise UserError(f"{source}: not valid YAML ({str(error).splitlines()[0]})") from None
     data = data or {}
-    if not isinstance(data, dict) or not isinstance(data.get("model", {}), dict):
-        raise UserError(f"{source}: expected a mapping with the sections model, codec, joint, …")
+    sections = (data.get(name, {}) for name in ("model", "data")) if isinstance(data, dict) else ()
+    if not isinstance(data, dict) or not all(isinstance(section, dict) for section in sections):
+        raise UserError(
+            f"{source}: expected a mapping with the sections model, data, codec, joint, …,"
+            " each of them a mapping"
+        )
     try:
         data = dict(data)
         if reasoner is not None:

@@ -8,11 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from nfcot_model.errors import UserError
+from nfcot_model.files import content_hash
 from nfcot_model.training.config import DataConfig, StageConfig
-from nfcot_model.worlds import Problem, make_problem, read_problems
+from nfcot_model.worlds import Problem, make_problem, problem_set_hash, read_problems
 from nfcot_model.worlds.generate import MAX_STEPS, TRAINED_STEPS
 
-__all__ = ["every_problem", "held_out", "training_batch", "vocabulary_texts"]
+__all__ = ["data_hash", "every_problem", "held_out", "training_batch", "vocabulary_texts"]
 
 HELD_OUT = 256
 
@@ -60,13 +61,20 @@ def _user_problems(path: str) -> list[Problem]:
 
 
 def _training_part(path: str) -> list[Problem]:
-    problems = _user_problems(path)
-    kept = [p for p in problems if not _is_held_out(p)]
-    return kept or problems
+    out = _held_out_groups(path)
+    return [p for p in _user_problems(path) if p.group not in out]
 
 
-def _is_held_out(problem: Problem) -> bool:
-    return random.Random(problem.group).random() < 0.05
+@lru_cache(maxsize=2)
+def _held_out_groups(path: str) -> frozenset[str]:
+    """One group in twenty and at least one, by the rank of their hashes."""
+    groups = sorted({p.group for p in _user_problems(path)}, key=content_hash)
+    if len(groups) < 2:
+        raise UserError(
+            f"{path}: all problems are of one group; training needs two at least, one of them to"
+            " validate on"
+        )
+    return frozenset(groups[: max(1, len(groups) // 20)])
 
 
 def held_out(data: DataConfig, seed: int) -> list[Problem]:
@@ -75,9 +83,8 @@ def held_out(data: DataConfig, seed: int) -> list[Problem]:
     For worlds they are pipelines of the calibration split; for a file, one group in twenty.
     """
     if data.problems is not None:
-        problems = _user_problems(data.problems)
-        kept = [p for p in problems if _is_held_out(p)] or problems
-        return kept[:HELD_OUT]
+        out = _held_out_groups(data.problems)
+        return [p for p in _user_problems(data.problems) if p.group in out][:HELD_OUT]
     rng = random.Random(f"{seed}/validation")
     per_world = HELD_OUT // len(data.worlds)
     return [
@@ -93,6 +100,11 @@ def every_problem(data: DataConfig, seed: int) -> list[Problem]:
         return _user_problems(data.problems)
     rng = random.Random(f"{seed}/every")
     return [_world_problem(data, rng, TRAINED_STEPS[1]) for _ in range(500)]
+
+
+def data_hash(data: DataConfig) -> str | None:
+    """Which problems are in the file that is trained on? None for worlds."""
+    return None if data.problems is None else problem_set_hash(_user_problems(data.problems))
 
 
 def vocabulary_texts(data: DataConfig, seed: int) -> Sequence[str]:

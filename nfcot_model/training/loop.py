@@ -99,9 +99,10 @@ def run_stage(
         torch.manual_seed(hash((seed, step, accelerator.process_index)) % 2**31)
         losses = _step(module, optimizer, loss_of, stage, accelerator, guard, step)
         last = step + 1 == stage.steps
-        if step % LOG_EVERY == 0 or last:
+        validates = last or (step > 0 and step % stage.validate_every == 0)
+        if step % LOG_EVERY == 0 or validates:
             figures = {"step": step, **losses, "lr": optimizer.param_groups[0]["lr"]}
-            if last or (step and step % stage.validate_every == 0):
+            if validates:
                 figures |= {f"val_{k}": v for k, v in _validated(module, validate).items()}
             log.add(figures)
             if report is not None:

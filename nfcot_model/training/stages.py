@@ -6,6 +6,7 @@ and frozen, then flow, projection and head, then everything but the codec.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -24,7 +25,13 @@ from nfcot_model.sampling import noise_seed
 from nfcot_model.tokenizer import train_tokenizer
 from nfcot_model.training.collate import codec_batch, joint_batch
 from nfcot_model.training.config import STAGES, StageConfig, TrainConfig
-from nfcot_model.training.data import every_problem, held_out, training_batch, vocabulary_texts
+from nfcot_model.training.data import (
+    data_hash,
+    every_problem,
+    held_out,
+    training_batch,
+    vocabulary_texts,
+)
 from nfcot_model.training.loop import Losses, Progress, run_stage
 from nfcot_model.worlds import Problem
 
@@ -89,10 +96,12 @@ def train(
     """Train the named stages into `out`; returns each stage's last validation figures.
 
     A stage starts from the stage before it (`out/<stage>/model`), continues its own saved state,
-    and is skipped when finished. The last finished stage's model is a checkpoint folder like any
-    other. Raises UserError when `out` holds another training or the stage before is missing.
+    and only tells its figures when finished; one of no steps is left out. The last finished
+    stage's model is a checkpoint folder like any other. Raises UserError when `out` holds
+    another training or the stage before is missing.
     """
     accelerator = accelerator or make_accelerator(config)
+    _check_order(config, stages, out)
     with accelerator.main_process_first():
         _claim(out, config)
     figures: dict[str, dict[str, float]] = {}
@@ -100,7 +109,10 @@ def train(
         stage: StageConfig = getattr(config, name)
         finished = out / name / "model"
         skipped = config.reasoner != "nfcot" and name != "joint"
-        if finished.exists() or stage.steps == 0 or skipped:
+        if stage.steps == 0 or skipped:
+            continue
+        if finished.exists():
+            figures[name] = json.loads((out / name / "figures.json").read_text())
             continue
         with accelerator.main_process_first():
             reasoner = _before(config, name, out)
@@ -131,16 +143,35 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=config.mixed_precision)
 
 
+def _check_order(config: TrainConfig, stages: list[str], out: Path) -> None:
+    """Is what the first stage starts from there? Asked before anything is written."""
+    earlier = _earlier(config, stages[0])
+    if earlier and not (out / earlier[-1] / "model").exists():
+        raise UserError(
+            f"stage '{stages[0]}' starts from '{earlier[-1]}', which {out} does not hold; run"
+            f" `nfcot train {earlier[-1]}` with the same options first, or `nfcot train all`"
+        )
+
+
+def _earlier(config: TrainConfig, name: str) -> list[str]:
+    """The stages before this one that train something."""
+    if config.reasoner != "nfcot":
+        return []
+    return [s for s in STAGES[: STAGES.index(name)] if getattr(config, s).steps > 0]
+
+
 def _claim(out: Path, config: TrainConfig) -> None:
     path = out / "train.json"
+    wanted = config.model_dump(mode="json") | {"data_hash": data_hash(config.data)}
     if path.exists():
         try:
-            same = TrainConfig.model_validate_json(path.read_text()) == config
+            same = json.loads(path.read_text()) == wanted
         except ValueError:
             same = False
         if not same:
             raise UserError(
-                f"{out}: holds another training (train.json differs); choose another -o"
+                f"{out}: holds another training (train.json or the problems differ);"
+                " choose another -o"
             )
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -148,21 +179,13 @@ def _claim(out: Path, config: TrainConfig) -> None:
     fresh = fresh_reasoner(config)
     _check_data(fresh, config)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(path, config.model_dump(mode="json"))
+    write_json(path, wanted)
 
 
 def _check_data(fresh: NFCoTReasoner, config: TrainConfig) -> None:
     """Does every problem fit the model? Asked before anything is written."""
-    problems = every_problem(config.data, config.seed)
     if config.reasoner == "nfcot":
-        codec_batch(fresh, problems)
-    slots = fresh.model.config.codec["slots"]
-    most = max(len(p.steps) for p in problems) * slots if fresh.variable_k else slots
-    if most > config.model.max_thoughts:
-        raise UserError(
-            f"a problem needs {most} thoughts, model.max_thoughts is {config.model.max_thoughts};"
-            " raise it"
-        )
+        fresh.check_steps([p.steps for p in every_problem(config.data, config.seed)])
 
 
 def _initial(config: TrainConfig, folder: Path) -> NFCoTReasoner:
@@ -181,15 +204,10 @@ def _publish(reasoner: NFCoTReasoner, folder: Path) -> None:
 
 
 def _before(config: TrainConfig, name: str, out: Path) -> NFCoTReasoner:
-    earlier = [s for s in STAGES[: STAGES.index(name)] if getattr(config, s).steps > 0]
-    if config.reasoner != "nfcot" or not earlier:
+    earlier = _earlier(config, name)
+    if not earlier:
         return _initial(config, out / "initial")
-    folder = out / earlier[-1] / "model"
-    if not folder.exists():
-        raise UserError(
-            f"stage '{name}' starts from '{earlier[-1]}': run `nfcot train {earlier[-1]}` first"
-        )
-    return load_reasoner(folder)
+    return load_reasoner(out / earlier[-1] / "model")
 
 
 def _codec_objective(

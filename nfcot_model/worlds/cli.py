@@ -32,10 +32,12 @@ def make(
     from nfcot_model.errors import UserError
     from nfcot_model.terminal import console, emit_json
     from nfcot_model.worlds import make_world, problem_set_hash, write_problems
+    from nfcot_model.worlds.generate import read_steps
 
     if not out.parent.is_dir():
         raise UserError(f"-o {out}: the folder {out.parent} does not exist; make it first")
-    problems = make_world(name, split, seed, n, _step_range(steps))
+    wanted = None if steps is None else read_steps(steps)
+    problems = make_world(name, split, seed, n, wanted)
     write_problems(out, problems)
     summary = {
         "problems": str(out),
@@ -50,15 +52,3 @@ def make(
         emit_json(summary)
     else:
         console.print(f"{len(problems)} problems in {summary['groups']} groups → {out}")
-
-
-def _step_range(text: str | None) -> tuple[int, int] | None:
-    from nfcot_model.errors import UserError
-
-    if text is None:
-        return None
-    low, _, high = text.partition("-")
-    try:
-        return int(low), int(high or low)
-    except ValueError:
-        raise UserError(f"--steps {text}: expected a number or a range such as 2-6") from None

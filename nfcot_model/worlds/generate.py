@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from types import ModuleType
 
 from nfcot_model.errors import UserError
@@ -11,7 +12,15 @@ from nfcot_model.files import content_hash
 from nfcot_model.worlds import digits, shuffle
 from nfcot_model.worlds.problem import Problem
 
-__all__ = ["GENERATOR_VERSION", "MAX_STEPS", "SPLITS", "WORLDS", "make_problem", "make_world"]
+__all__ = [
+    "GENERATOR_VERSION",
+    "MAX_STEPS",
+    "SPLITS",
+    "WORLDS",
+    "make_problem",
+    "make_world",
+    "read_steps",
+]
 
 GENERATOR_VERSION = 1
 WORLDS: dict[str, ModuleType] = {"digits": digits, "shuffle": shuffle}
@@ -66,6 +75,14 @@ def make_problem(world: str, split: str, rng: random.Random, steps: int, first: 
         labels={"steps": steps, **{f"final_{key}": value for key, value in final.items()}},
         step_labels=step_labels,
     )
+
+
+def read_steps(text: str) -> tuple[int, int]:
+    """Which numbers of steps does `6` or `2-6` name? Raises UserError for anything else."""
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
+    if not found:
+        raise UserError(f"--steps {text}: expected a number or a range such as 2-6")
+    return int(found[1]), int(found[2] or found[1])
 
 
 def make_world(

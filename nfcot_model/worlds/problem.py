@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from nfcot_model.errors import UserError
 from nfcot_model.files import content_hash, write_text
@@ -15,6 +18,12 @@ from nfcot_model.files import content_hash, write_text
 __all__ = ["Case", "Check", "Problem", "problem_set_hash", "read_problems", "write_problems"]
 
 Label = str | int | float | bool
+_DEEPEST = 90  # below what the sandbox takes, whose count begins at an argument
+_LONGEST = 4300  # digits; Python reads no longer integer from a text
+_TOO_LONG = 10**_LONGEST
+_HALF = re.compile("[\ud800-\udfff]")
+_HALF_REASON = "has half of a surrogate pair, which UTF-8 does not have"
+_NAMED = 4  # parts of a place in a message, from the outside
 
 
 class Case(BaseModel):
@@ -31,7 +40,7 @@ class Check(BaseModel):
 
     `function`: the answer is a Python expression for a callable; every case must hold.
     `script`: the answer is Python source; `source` is run after it and must not raise.
-    `exact`: the stripped answer equals `expected`.
+    `exact`: the answer equals `expected`, white space at the ends of either left aside.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,7 +53,7 @@ class Check(BaseModel):
     @model_validator(mode="after")
     def _has_its_test(self) -> Check:
         wanted = {"function": "cases", "script": "source", "exact": "expected"}[self.kind]
-        if not getattr(self, wanted):
+        if not getattr(self, wanted) or (self.kind == "exact" and not self.expected.strip()):
             raise ValueError(f"a check of kind '{self.kind}' needs a non-empty '{wanted}'")
         return self
 
@@ -75,6 +84,9 @@ class Problem(BaseModel):
     def _fill_identity(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        if (fault := _fault(data)) is not None:
+            place, reason = fault
+            raise PydanticCustomError("not_json", "{reason}", {"reason": reason, "place": place})
         data = dict(data)
         if not data.get("id"):
             hashed = {k: v for k, v in data.items() if k in ("prompt", "steps", "answer", "check")}
@@ -94,6 +106,42 @@ class Problem(BaseModel):
 
 def _plain(value: Any) -> Any:
     return value.model_dump(mode="json")
+
+
+def _fault(value: Any, depth: int = 0) -> tuple[tuple[str, ...], str] | None:
+    """Where and why would a value not be the same after it is written as JSON and read back?"""
+    entries: Iterable[tuple[Any, Any]]
+    if isinstance(value, BaseModel):
+        entries = vars(value).items()
+    elif isinstance(value, dict):
+        entries = value.items()
+    elif isinstance(value, (list, tuple)):
+        entries = enumerate(value)
+    else:
+        reason = _scalar_fault(value)
+        return None if reason is None else ((), reason)
+    if depth >= _DEEPEST:
+        return (), f"is nested more than {_DEEPEST} deep; flatten it"
+    for key, item in entries:
+        if isinstance(value, dict):
+            if not isinstance(key, str):
+                return (), f"has the key {key!r}; JSON has only text as keys"
+            if _HALF.search(key):
+                return (key,), _HALF_REASON
+        found = _fault(item, depth + 1)
+        if found is not None:
+            return (str(key), *found[0]), found[1]
+    return None
+
+
+def _scalar_fault(value: Any) -> str | None:
+    if isinstance(value, str):
+        return _HALF_REASON if _HALF.search(value) else None
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"is {value}, which JSON does not have; use null or a text"
+    if isinstance(value, int) and not -_TOO_LONG < value < _TOO_LONG:
+        return f"is an integer of more than {_LONGEST} digits; use a text"
+    return None
 
 
 def read_problems(path: Path) -> list[Problem]:
@@ -117,7 +165,7 @@ def read_problems(path: Path) -> list[Problem]:
         problem = _parse_line(path, number, line)
         if problem.id in seen:
             raise UserError(
-                f"{path}:{number}: duplicate id '{problem.id}' (first on line {seen[problem.id]});"
+                f"{path}:{number}: duplicate id {problem.id!r} (first on line {seen[problem.id]});"
                 " ids must be unique, leave 'id' out to have it computed from the content"
             )
         seen[problem.id] = number
@@ -129,7 +177,7 @@ def read_problems(path: Path) -> list[Problem]:
 
 def _parse_line(path: Path, number: int, line: str) -> Problem:
     try:
-        data = json.loads(line)
+        data = json.loads(line, parse_int=_whole)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}:{number}: malformed JSON ({error.msg} at column {error.colno})"
@@ -140,8 +188,14 @@ def _parse_line(path: Path, number: int, line: str) -> Problem:
         return Problem.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "line"
+        place = first.get("ctx", {}).get("place", first["loc"])
+        field = ".".join(map(str, place[:_NAMED])) or "line"
+        field = field if field.isprintable() else ascii(field)[1:-1]
         raise UserError(f"{path}:{number}: field '{field}': {first['msg']}") from None
+
+
+def _whole(digits: str) -> int:
+    return int(digits) if len(digits.lstrip("-")) <= _LONGEST else _TOO_LONG
 
 
 def write_problems(path: Path, problems: Sequence[Problem]) -> None:

@@ -19,8 +19,8 @@ from analyses.report import NEGATIVE_STATEMENT, audit_markdown, write_audit
 from nfcot_model.cli import main
 from nfcot_model.errors import UserError
 from nfcot_model.files import canonical_json
-from nfcot_model.traces import Run
-from tests.synthetic_run import synthetic_run
+from nfcot_model.traces import Run, read_run
+from tests.synthetic_run import edit_thought, synthetic_run
 
 
 @pytest.fixture(scope="module")
@@ -118,12 +118,80 @@ def test_what_cannot_be_scored_is_reported_and_not_dropped(clean: Run, folder: P
 def test_planted_labels_are_tallied(clean: Run, swapped: Run) -> None:
     tampered = swapped.problem_labels()["tampered"]
     labels = [{"planted": "swap", "planted_k": 0} if t else {"planted": "none"} for t in tampered]
-    run = replace(swapped, traces=swapped.traces.assign(labels=[canonical_json(x) for x in labels]))
+    traces = swapped.traces.assign(labels=[canonical_json(x) for x in labels])
+    run = replace(swapped, traces=traces, manifest=swapped.manifest | {"planted": {}})
     swap, none = audit_run(run, clean, 0.01).summary["planted"]
     assert (swap["kind"], swap["n"], none["kind"], none["n"]) == ("swap", 30, "none", 120)
     assert swap["flagged"] == swap["replay_broken"] == 30
     assert 0 < swap["located"] < 30
     assert none["replay_broken"] == 0
+
+
+@pytest.mark.parametrize("values", [["add", None, 3], [0.5, 1.5, None], [["a"], {"b": 1}, True]])
+def test_a_users_label_named_planted_is_no_ground_truth(
+    clean: Run, swapped: Run, values: list[Any]
+) -> None:
+    labels = [{"planted": values[i % 3], "planted_k": "x"} for i in range(len(swapped.traces))]
+    traces = swapped.traces.assign(labels=[canonical_json(x) for x in labels])
+    summary = audit_run(replace(swapped, traces=traces), clean, 0.01).summary
+    assert summary["planted"] == []
+    assert "plant" not in audit_markdown(summary).lower()
+    real = replace(swapped, traces=traces, manifest=swapped.manifest | {"planted": {}})
+    rows = audit_run(real, clean, 0.01).summary["planted"]
+    assert all(isinstance(row["kind"], str) for row in rows)
+    assert sum(row["n"] for row in rows) == len(traces)
+    audit_markdown(audit_run(real, clean, 0.01).summary)
+
+
+def test_an_edit_of_u_that_no_column_tells_is_reported(clean: Run, tmp_path: Path) -> None:
+    path = synthetic_run(tmp_path / "run", n=80, D=16, seed=61).path
+    before = audit_run(read_run(path), clean, 0.01).summary["replay"]
+    assert (before["broken"], before["record_broken"]) == ([], [])
+    trace_id = edit_thought(path, "u")
+    result = audit_run(read_run(path), clean, 0.01)
+    replay = result.summary["replay"]
+    assert replay["broken"] == replay["record_broken"] == [trace_id]
+    row = result.trajectories.set_index("trace_id").loc[trace_id]
+    assert row["replay_error"] == pytest.approx(0.5 * np.e, rel=1e-3)
+    assert row["replay_error_stored"] < 1e-9
+    own = result.thoughts[result.thoughts["trace_id"] == trace_id]
+    assert (np.abs(own["energy"] - own["energy_recomputed"]) > 0.1).tolist()[0]
+    text = audit_markdown(result.summary)
+    assert "1 trajectories have another replay error or energy on record" in text
+    assert trace_id in text
+
+
+def test_an_energy_that_its_thought_does_not_have_is_reported(clean: Run, tmp_path: Path) -> None:
+    path = synthetic_run(tmp_path / "run", n=80, D=16, seed=62).path
+    trace_id = edit_thought(path, "energy")
+    replay = audit_run(read_run(path), clean, 0.01).summary["replay"]
+    assert (replay["broken"], replay["record_broken"]) == ([], [trace_id])
+    changed = synthetic_run(tmp_path / "changed", n=300, D=16, seed=63).path
+    edit_thought(changed, "energy")
+    with pytest.raises(UserError, match=r"--calibration changed: trace .* is not clean"):
+        audit_run(read_run(path), read_run(changed), 0.05)
+
+
+def test_a_clean_coarse_run_is_not_accused_and_an_edited_one_is(tmp_path: Path) -> None:
+    """Errors as measured on the shipped model in bfloat16: at most 0.05 in 300 traces."""
+    made = {"D": 16, "wobble": 0.012, "manifest": {"decode": {"dtype": "bfloat16"}}}
+    clean = synthetic_run(tmp_path / "clean", n=300, seed=71, **made)
+    run = synthetic_run(tmp_path / "run", n=200, seed=72, **made)
+    assert run.traces["replay_error"].min() > 5e-3
+    summary = audit_run(run, clean, 0.05).summary
+    assert summary["replay"]["broken"] == []
+    assert 0.05 < summary["replay"]["tolerance"] < 0.2
+    text = audit_markdown(summary)
+    assert "changed after" not in text
+    assert "cannot be told from rounding" in text
+    trace_id = edit_thought(run.path, "u")
+    assert audit_run(read_run(run.path), clean, 0.05).summary["replay"]["broken"] == [trace_id]
+
+
+def test_a_world_that_the_calibration_run_lacks_is_refused(clean: Run, tmp_path: Path) -> None:
+    run = synthetic_run(tmp_path / "run", n=40, D=16, seed=64, world="shuffle")
+    with pytest.raises(UserError, match="has no problem of world shuffle, run has"):
+        audit_run(run, clean, 0.01)
 
 
 def mismatched(folder: Path, **changes: Any) -> Run:
@@ -152,6 +220,12 @@ def test_other_decode_settings_are_refused(clean: Run, tmp_path: Path, name: str
     run.manifest["decode"][name] = "changed"
     with pytest.raises(UserError, match=f"decode.{name} is"):
         audit_run(run, clean, 0.01)
+
+
+def test_a_run_with_plants_cannot_calibrate(clean: Run, swapped: Run) -> None:
+    planted = replace(swapped, manifest=swapped.manifest | {"planted": {"source": "x"}})
+    with pytest.raises(UserError, match="holds planted anomalies"):
+        audit_run(clean, planted, 0.05)
 
 
 def test_a_run_cannot_calibrate_itself(clean: Run) -> None:
@@ -204,6 +278,7 @@ def test_a_clean_run_does_not_fail(clean: Run, folder: Path) -> None:
         ("few", "0.01", "at least 99, so a run of 198 problems"),
         ("clean", "0", "--alpha 0: expected"),
         ("clean", "1.5", "--alpha 1.5: expected"),
+        ("clean", "1e-320", "--alpha 9.99989e-321: would need"),
         ("nowhere", "0.01", "is not a run"),
     ],
 )
@@ -237,3 +312,24 @@ def test_a_folder_of_something_else_is_not_written_into(
     with pytest.raises(UserError, match=r"holds no audit"):
         write_audit(audit_run(swapped, clean, 0.01), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "1", "[" * 100_000, '{"run": 3, "calibration": []}'])
+def test_a_foreign_audit_json_is_one_line(
+    clean: Run, swapped: Run, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "audit.json").write_text(text)
+    with pytest.raises(UserError, match="give another folder") as error:
+        write_audit(audit_run(swapped, clean, 0.01), tmp_path)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "audit.json").read_text() == text
+
+
+def test_escape_sequences_of_decoded_text_reach_neither_terminal_nor_report(
+    clean: Run, swapped: Run
+) -> None:
+    run = replace(swapped, thoughts=swapped.thoughts.assign(text="\x1b[2J\x9b31m kept"))
+    summary = audit_run(run, clean, 0.01).summary
+    assert "\x1b" not in audit_markdown(summary)
+    assert "\x9b" not in audit_markdown(summary)
+    assert "kept" in audit_markdown(summary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from analyses.audit import audit_run
-from analyses.tamper import Plant, _redrawn, choose_plants, plant_run
+from analyses.calibrate import clean_flag_range
+from analyses.tamper import KINDS, Plant, _redrawn, choose_plants, plant_run
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.thoughts import Thoughts
@@ -108,16 +110,20 @@ def test_replay_gives_edits_away_and_heat_does_not(planted: Run) -> None:
 
 
 def test_an_audit_flags_noise_and_heat(
-    planted: Run, reasoner: NFCoTReasoner, tmp_path: Path
+    source: Run, reasoner: NFCoTReasoner, asked: list[Problem], tmp_path: Path
 ) -> None:
+    """At the severity of the demo; untouched traces within the exact Beta-binomial range."""
+    planted = plant_run(source, asked, reasoner, tmp_path / "p", kinds=["noise", "hot"], seed=5)
     clean = make_world("digits", "calibration", 9, 160)
     collect(reasoner, clean, tmp_path / "clean", tau=0.7)
     summary = audit_run(planted, read_run(tmp_path / "clean"), 0.05).summary
     tally = {row["kind"]: row for row in summary["planted"]}
-    assert tally["noise"]["flagged"] >= 11
+    assert (tally["noise"]["n"], tally["hot"]["n"]) == (14, 13)
+    assert tally["noise"]["flagged"] >= 10
     assert tally["noise"]["located"] >= 9
     assert tally["hot"]["flagged"] >= 10
-    assert tally["none"]["flagged"] <= 12
+    low, high = clean_flag_range(summary["calibration"]["n"], 0.05, tally["none"]["n"], 0.998)
+    assert low <= tally["none"]["flagged"] <= high
 
 
 def test_the_same_recipe_gives_the_same_run(
@@ -152,6 +158,37 @@ def test_a_swap_needs_a_donor_of_another_group() -> None:
         assert groups[donor] != groups[i]
         assert plant.donor_row - first[donor] == plant.k
     assert 3 not in plants
+
+
+def test_a_swap_stays_in_its_world() -> None:
+    K, groups = np.full(40, 3), np.arange(40).astype(object)
+    worlds = np.array(["a", "b"] * 20, dtype=object)
+    plants = choose_plants(K, groups, ["swap"], 1.0, 0, worlds)
+    assert len(plants) == 40
+    assert all(worlds[plant.donor_row // 3] == worlds[i] for i, plant in plants.items())
+
+
+def test_other_kinds_are_planted_where_swaps_have_no_donor() -> None:
+    K, groups = np.full(40, 3), np.full(40, "one", dtype=object)
+    plants = choose_plants(K, groups, KINDS, 0.5, 0)
+    assert Counter(plant.kind for plant in plants.values()) == {"noise": 10, "hot": 10}
+    groups = np.arange(40).astype(object)
+    plants = choose_plants(K, groups, KINDS, 0.6, 0)
+    assert Counter(plant.kind for plant in plants.values()) == {"swap": 8, "noise": 8, "hot": 8}
+
+
+def test_a_shortfall_of_plants_is_on_record(
+    reasoner: NFCoTReasoner, asked: list[Problem], tmp_path: Path
+) -> None:
+    same = [p.model_copy(update={"group": "one", "labels": {"planted_k": 7}}) for p in asked[:8]]
+    collect(reasoner, same, tmp_path / "source", tau=0.7)
+    source = read_run(tmp_path / "source")
+    only = plant_run(source, same, reasoner, tmp_path / "swap", kinds=["swap"], share=0.5)
+    assert only.manifest["planted"]["wanted"] == 4
+    assert only.manifest["planted"]["made"] == {"swap": 0}
+    mixed = plant_run(source, same, reasoner, tmp_path / "mixed", share=0.5)
+    assert mixed.manifest["planted"]["made"] == {"swap": 0, "noise": 2, "hot": 2}
+    assert mixed.problem_labels()["planted_k"].notna().sum() == 2
 
 
 def test_bad_requests_write_nothing(

@@ -6,13 +6,18 @@ import itertools
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
 from typer.testing import CliRunner
 
+from nfcot_model.errors import UserError
 from nfcot_model.evaluation.cells import evaluate_cell, evaluate_explicit, evaluate_oracle
-from nfcot_model.evaluation.intervals import pass_at_k, wilson
+from nfcot_model.evaluation.intervals import pass_at_k, share, wilson
 from nfcot_model.evaluation.swaps import _donors, evaluate_swaps, pooled
 from nfcot_model.sandbox import Sandbox
-from nfcot_model.worlds import make_world
+from nfcot_model.worlds import Case, Check, make_world, write_problems
+from nfcot_model.worlds.generate import read_steps
 from tests.tiny import tiny_reasoner
 
 
@@ -76,16 +81,55 @@ def test_swaps_tell_a_model_that_uses_its_thoughts_from_one_that_does_not(follow
     reasoner = _Follower(problems, follows_thoughts)
     with Sandbox() as sandbox:
         figures = evaluate_swaps(reasoner, problems, sandbox, tau=0.7)
-    assert figures.own == figures.n
+    assert figures.shares["pass_at_1"].value == 1.0
     assert figures.pairs > 20
     shares = figures.shares
     assert shares["donor_follow"].value == (1.0 if follows_thoughts else 0.0)
     assert shares["own_prompt"].value == (0.0 if follows_thoughts else 1.0)
     assert shares["neither"].value == 0.0
-    twice = pooled([figures, figures]).shares["donor_follow"]
-    assert twice.value == shares["donor_follow"].value
-    assert twice.high - twice.low < shares["donor_follow"].high - shares["donor_follow"].low
     assert shares["zeroed"].value == (0.0 if follows_thoughts else 1.0)
+    twice = pooled([figures, figures])
+    assert twice.n == 2 * figures.n
+    assert twice.shares == shares, "the same groups again tell nothing new"
+
+
+def test_intervals_count_groups_not_problems() -> None:
+    assert share([True] * 8, list("abcdefgh"))[1:] == pytest.approx(wilson(8, 8))
+    assert share([True] * 8, list("aabbccdd"))[1:] == pytest.approx(wilson(4, 4))
+    assert share([], []) == (None, 0.0, 1.0)
+
+
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_wilson_interval_is_scipy_s(counts: tuple[int, int]) -> None:
+    expected = binomtest(*counts).proportion_ci(method="wilson")
+    assert wilson(*counts) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_answers_that_pass_for_both_sides_are_no_pairs() -> None:
+    """Two families of problems with different tests and one right answer for all."""
+    problems = [
+        p.model_copy(update={"check": Check(kind="function", cases=[Case(args=[i], expected=i)])})
+        for i, p in enumerate(make_world("digits", "test", 0, 30, steps=2))
+    ]
+    for p in problems:
+        object.__setattr__(p, "answer", "lambda x: x")
+    with Sandbox() as sandbox:
+        figures = evaluate_swaps(_Follower(problems, True), problems, sandbox, tau=0.7)
+    assert figures.pairs == 0
+    assert figures.shares["donor_follow"] == (None, 0.0, 1.0)
+
+
+def test_reasoning_too_long_for_the_codec_has_no_oracle_cell() -> None:
+    problems = [
+        p.model_copy(update={"steps": [s * 40 for s in p.steps]})
+        for p in make_world("digits", "test", 0, 8, steps=2)
+    ]
+    reasoner = tiny_reasoner()
+    assert not reasoner.encodes([p.steps for p in problems])
+    with pytest.raises(UserError, match="max_text_tokens"):
+        reasoner.encode([p.steps for p in problems])
+    with pytest.raises(UserError, match="max_thoughts"):
+        reasoner.encode([["#1 1x+1"] * 9])
 
 
 def test_cells_of_an_untrained_model_are_complete_and_wrong() -> None:
@@ -98,7 +142,7 @@ def test_cells_of_an_untrained_model_are_complete_and_wrong() -> None:
     for figures in (cell, oracle, direct, text):
         assert figures.n == 30
         assert figures.pass_at_1 == 0.0
-        assert (figures.low, figures.high) == wilson(0, 30)
+        assert (figures.low, figures.high) == pytest.approx(wilson(0, figures.groups))
     assert cell.pass_at_k == {"1": 0.0, "2": 0.0}
     assert cell.nll_per_dim is not None
     assert direct.positions == 0
@@ -129,3 +173,19 @@ def test_the_command_prints_one_json_document(tmp_path) -> None:
     table = (tmp_path / "card.md").read_text().splitlines()
     assert table[2].startswith("| digits | 2 | nfcot | 0 | 0.000 (0.000–")
     assert table[-1].startswith("| digits | 0.7 | ")
+
+
+@pytest.mark.parametrize("steps", ["2-", "-3", "x", "2--3", ""])
+def test_steps_are_a_number_or_a_range(steps) -> None:
+    with pytest.raises(UserError, match="a number or a range"):
+        read_steps(steps)
+    assert (read_steps("4"), read_steps("2-6")) == ((4, 4), (2, 6))
+
+
+def test_options_for_built_in_problems_do_not_go_with_a_file(tmp_path) -> None:
+    from nfcot_model.evaluation.cli import evaluate
+
+    path = tmp_path / "p.jsonl"
+    write_problems(path, make_world("digits", "test", 0, 2))
+    with pytest.raises(UserError, match="--worlds and -n"):
+        evaluate(tmp_path, path, worlds="shuffle", n=1)

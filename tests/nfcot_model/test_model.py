@@ -349,3 +349,30 @@ def test_thinking_on_after_ones_own_thoughts_changes_nothing(slots: int) -> None
     torch.testing.assert_close(again.u, whole.u, atol=1e-4, rtol=0)
     drawn = (whole.mask & ~mask)[..., None]
     torch.testing.assert_close(again.eps * drawn, whole.eps * drawn)
+
+
+def test_a_text_that_spells_a_control_token_is_refused() -> None:
+    reasoner = tiny_reasoner()
+    for text in ("stop </think> here", "<think>", "a <thought> of mine"):
+        with pytest.raises(UserError, match="control token"):
+            reasoner.think([text], tau=0.7, noise_seeds=[0])
+        with pytest.raises(UserError, match="control token"):
+            reasoner.encode([[text]])
+
+
+def test_drawing_answers_needs_a_seed_for_each_prompt() -> None:
+    reasoner = tiny_reasoner()
+    prompts = [p.prompt for p in make_world("digits", "test", 0, 3)]
+    thoughts = reasoner.think(prompts, tau=0.7, noise_seeds=range(3))
+    for seeds in (None, [1]):
+        with pytest.raises(UserError, match="one noise seed per prompt"):
+            reasoner.answer(prompts, thoughts, temperature=0.8, noise_seeds=seeds)
+
+
+def test_the_flow_s_inverse_is_never_in_half_precision() -> None:
+    reasoner = tiny_reasoner(seed=3)
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    u = torch.randn(2, 5, 4)
+    exact = reasoner.model.flow.inverse(u, mask)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(reasoner.model.flow.inverse(u, mask), exact)

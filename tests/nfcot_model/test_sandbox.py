@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nfcot_model.errors import UserError
-from nfcot_model.sandbox import Limits, Sandbox, Verdict
-from nfcot_model.sandbox.judge import job_of
+from nfcot_model.sandbox import Limits, Sandbox, Verdict, process
+from nfcot_model.sandbox.judge import job_of, verdict_of
 from nfcot_model.sandbox.pure import is_pure
-from nfcot_model.sandbox.values import Opaque, decode, encode, same
+from nfcot_model.sandbox.values import DEPTH, decode, encode, same, shown
+from nfcot_model.sandbox.wire import REPORT
 from nfcot_model.worlds.problem import Check
 
 LIMITS = Limits(wall_seconds=1.0, cpu_seconds=1, memory_mib=128, output_bytes=20_000)
@@ -38,6 +41,10 @@ def function(expected: object, *args: object) -> Check:
     return Check.model_validate(
         {"kind": "function", "cases": [{"args": list(args), "expected": expected}]}
     )
+
+
+def opaque(value: object) -> dict[str, str]:
+    return {"opaque": type(value).__name__}
 
 
 def script(source: str) -> Check:
@@ -117,19 +124,133 @@ def test_expected_values_stay_in_this_process() -> None:
         ({"a": 1}, {"a": 1, "b": 2}, False),
         ("1", 1, False),
         (None, 0, False),
-        (Opaque("set"), Opaque("set"), True),
+        (-0.0, 0, True),
+        (float("inf"), 10**400, False),
+        ({1: 0, (2, (3,)): 0}, {1.0: 0, (2, (3,)): 0}, True),
+        ({True: 0}, {1: 0}, True),
+        ({float("nan"): 0}, {float("nan"): 0}, False),
+        ({-0.0: 0}, {0.0: 0}, True),
+        ({(): 0}, {"": 0}, False),
+        ([], {}, False),
+        ({}, [], False),
+        ([], None, False),
+        ({1}, {1: 1}, False),
     ],
 )
 def test_same(value: object, expected: object, equal: bool) -> None:
-    assert same(value, expected) is equal
+    tree = json.loads(json.dumps(encode(value, opaque)))
+    assert same(tree, expected) is equal
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"dict": [["a", 1], ["a", 1]]},
+        {"dict": 2},
+        {"dict": {"a": 1, "b": 1}},
+        {"opaque": "dict"},
+        {"unknown": []},
+        {"dict": [[{"dict": []}, 1], ["b", 1]]},
+        {},
+        ["a", "b"],
+        "ab",
+    ],
+)
+def test_a_forged_tree_equals_nothing(tree: object) -> None:
+    assert not same(tree, {"a": 1, "b": 1})
 
 
 def test_values_survive_the_trip() -> None:
     value = [None, True, -3, 2**200, -(2**60), 1e300, "é\n", [1, (2,)], {"a": 1, 2: [3], (1, 2): 4}]
-    back = decode(encode(value, lambda v: {"opaque": type(v).__name__}))
-    assert same(back, value)
-    assert back[2] == -3
+    tree = json.loads(json.dumps(encode(value, opaque)))
+    assert same(tree, value)
+    back = decode(tree)
+    assert back == [*value[:7], [1, [2]], value[8]]
     assert type(back[1]) is bool
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (
+            [1, (2.5, "a'b"), {"k": None, (1, 2): []}],
+            """[1, [2.5, "a'b"], {'k': None, [1, 2]: []}]""",
+        ),
+        ({1, 2}, "<set>"),
+        (2**70, str(2**70)),
+        ([10**5000], "[an int too long to print]"),
+        ("a" * 100, "'" + "a" * 76 + "..."),
+        ([[[]] * 1000] * 2, "[[" + "[], " * 18 + "[],..."),
+    ],
+)
+def test_a_returned_value_is_shown_in_part(value: object, text: str) -> None:
+    assert shown(encode(value, opaque), 80) == text
+
+
+def reply(values: object, error: object = None, case: object = None) -> tuple[int, float, bytes]:
+    body = json.dumps({"values": values, "error": error, "case": case})
+    return REPORT, 0.0, body.encode()
+
+
+def test_a_forged_reply_costs_what_the_expected_value_costs() -> None:
+    """The keys all have the hash 0: a dict of them takes more than a minute to build."""
+    modulus = sys.hash_info.modulus
+    pairs = [[{"int": hex((2**20 + number) * modulus)}, 0] for number in range(25_000)]
+    assert {hash(int(key["int"], 16)) for key, _ in pairs[:9]} == {0}
+    sized = {str(number): 0 for number in range(25_000)}
+    start = time.process_time()
+    for expected in ({"a": 1}, sized, [{"a": 1}], 7):
+        for tree in ({"dict": pairs}, [{"dict": pairs}]):
+            verdict = verdict_of(function(expected), reply([tree]), LIMITS)
+            assert verdict.status == "failed"
+            assert len(verdict.detail) < 300
+    assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        reply([]),
+        reply(7),
+        reply([], error=["x"], case=1),
+        reply([], error="x", case="one"),
+        (REPORT, 0.0, b"[" * 100_000),
+        (REPORT, 0.0, b"9" * 5000),
+        (REPORT, 0.0, b"{}"),
+    ],
+)
+def test_a_reply_that_is_no_report_is_an_error(forged: tuple[int, float, bytes]) -> None:
+    verdict = verdict_of(function(1), forged, LIMITS)
+    assert (verdict.status, verdict.detail) == (
+        "error",
+        "the answer returned data that cannot be read",
+    )
+
+
+def test_an_error_of_the_answer_is_one_line_that_any_file_can_hold(sandbox: Sandbox) -> None:
+    verdict = verdict_of(function(1), reply([], "E: \ud800\n" + "x" * 10_000, 1), LIMITS)
+    assert verdict.status == "error"
+    assert len(verdict.detail.encode()) < 1100
+    assert "\n" not in verdict.detail
+    raised = sandbox.check("raise ValueError('\\ud800')", script("pass"))
+    assert raised.detail.encode() == rb"answer: ValueError: \ud800 (line 1)"
+
+
+def test_nesting_is_bounded(sandbox: Sandbox) -> None:
+    deep: Any = []
+    for _ in range(DEPTH - 2):
+        deep = [deep]
+    mapped: Any = 0
+    for _ in range(DEPTH - 1):
+        mapped = {"k": mapped}
+    identity = "lambda x: x"
+    pairs = [(identity, function(deep, deep)), (identity, function(mapped, mapped))]
+    assert statuses(sandbox.check_many(pairs)) == "passed passed"
+    for check in (function([[[deep]]], 0), function(0, [[deep]])):
+        with pytest.raises(UserError, match=f"nested more than {DEPTH} deep"):
+            sandbox.check(identity, check)
+    cyclic = "lambda: (lambda a: a.append(a) or a)([])"
+    assert "nested more than" in sandbox.check(cyclic, function(0)).detail
 
 
 @pytest.mark.parametrize(
@@ -194,6 +315,14 @@ def test_exact(sandbox: Sandbox) -> None:
     verdicts = sandbox.check_many([(" 42\n", check), ("43", check)])
     assert [v.status for v in verdicts] == ["passed", "failed"]
     assert verdicts[1].detail == "answered '43', expected '42'"
+
+
+def test_white_space_around_an_expected_text_does_not_count(sandbox: Sandbox) -> None:
+    check = Check(kind="exact", expected=" a b\n")
+    verdicts = sandbox.check_many([(answer, check) for answer in ("a b", "a b\n", "a  b")])
+    assert statuses(verdicts) == "passed passed failed"
+    with pytest.raises(ValueError, match="non-empty 'expected'"):
+        Check(kind="exact", expected=" \n")
 
 
 TIMEOUTS = {
@@ -404,6 +533,100 @@ def test_a_verdict_cannot_be_forged(sandbox: Sandbox, name: str) -> None:
     assert "found the nonce" not in verdict.detail
 
 
+# What the filter of system calls stops by chance, or not at all: the other layers must do without.
+LOOKS = {
+    "timer": "signal.signal(signal.SIGALRM, found); signal.setitimer(signal.ITIMER_REAL, 0.01)",
+    "raised": "signal.signal(signal.SIGUSR1, found); signal.raise_signal(signal.SIGUSR1)",
+    "module in C": "sys.modules['_signal'].signal(10, found); signal.raise_signal(10)",
+    "module made anew": """
+import importlib.machinery
+spec = importlib.machinery.ModuleSpec("_signal", None, origin="built-in")
+for name in ("create_builtin", "create_dynamic"):
+    try: getattr(sys.modules["_imp"], name)(spec).signal(signal.SIGURG, found)
+    except ImportError: pass
+signal.raise_signal(signal.SIGURG)""",
+    "another interpreter": """
+try:
+    import _xxsubinterpreters as other
+    other.run_string(other.create(), "import sys; sys._current_frames()")
+except ImportError: raise PermissionError""",
+    "rebinds what the hook compares with": """
+waiting, modules = [object], {}
+while waiting:
+    for cls in type.__subclasses__(waiting.pop()):
+        waiting.append(cls)
+        for value in vars(cls).values():
+            modules.update(getattr(value, "__globals__", {}))
+todo, known = [modules, vars(signal)], []
+while todo:
+    names = todo.pop()
+    if any(names is other for other in known): continue
+    known.append(names)
+    todo += [v.__globals__ for v in list(names.values()) if type(v) is type(lambda: 0)]
+for names in known:
+    for name, value in list(names.items()):
+        if type(value) in (frozenset, tuple): names[name] = type(value)()
+    if "refuse" in names:
+        names["refuse"].__code__ = (lambda event, args: None).__code__
+found(0, sys._getframe())""",
+}
+LOOK = """
+import signal, sys, time
+seen = []
+def found(number, frame):
+    while frame:
+        seen.extend(v for v in frame.f_locals.values() if type(v) is bytes and len(v) == 16)
+        frame = frame.f_back
+def solve():
+    time.sleep(0.05)
+    raise SystemExit(f"found {len(seen)} nonces")
+try:
+    exec(%r)
+except (PermissionError, ValueError): pass
+"""
+
+
+@pytest.fixture(scope="module")
+def unfiltered() -> Iterator[Sandbox]:
+    """A sandbox as it is where there is no seccomp, such as on macOS."""
+    without = "import nfcot_model.sandbox.confine as c\nc.seccomp_installer = lambda: None\n"
+    place = "from nfcot_model.sandbox.worker"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "_BOOT", process._BOOT.replace(place, without + place))
+        with Sandbox(workers=1, limits=LIMITS) as opened:
+            assert opened.layer == "audit-hook"
+            yield opened
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_the_nonce_is_out_of_sight(sandbox: Sandbox, unfiltered: Sandbox, name: str) -> None:
+    for opened in (sandbox, unfiltered):
+        assert run(opened, LOOK % LOOKS[name]).detail == "test: SystemExit: found 0 nonces (line 1)"
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_verdict_cannot_be_forged_without_seccomp(unfiltered: Sandbox, name: str) -> None:
+    verdict = run(unfiltered, FORGERIES[name])
+    assert verdict.status in ("failed", "error")
+    assert "found the nonce" not in verdict.detail
+
+
+def test_nothing_keeps_the_function_that_sets_handlers() -> None:
+    program = """
+import gc, signal, sys, _signal
+from nfcot_model.sandbox.confine import close_bypasses
+name = "signal"
+functions = [getattr(module, name) for module in (signal, _signal)]
+close_bypasses()
+left = [holder for holder in gc.get_referrers(*functions) if holder is not functions]
+sys.exit(repr(left) if left else 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, check=False
+    )
+    assert done.stderr == b""
+
+
 @needs_proc
 def test_daemons_do_not_outlive_the_answer(sandbox: Sandbox) -> None:
     before = sandbox.worker_pids
@@ -518,6 +741,40 @@ def test_an_idle_worker_that_dies_costs_nothing() -> None:
         os.kill(pid, signal.SIGKILL)
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         assert opened.check("lambda x: x * x", SQUARES).status == "passed"
+
+
+@needs_proc
+@pytest.mark.parametrize("fate", ["killed", "starved"])
+def test_a_worker_lost_before_it_took_the_answer_is_no_verdict(
+    fate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fate == "starved":
+        monkeypatch.setattr(process, "_GRACE_SECONDS", 0.0)
+    with Sandbox(workers=1, limits=Limits(wall_seconds=4)) as opened:
+        assert opened.check("lambda x: x * x", SQUARES).status == "passed"
+        (pid,) = opened.worker_pids
+        os.kill(pid, signal.SIGSTOP)
+        while " T " not in Path(f"/proc/{pid}/stat").read_text():
+            pass
+        future = opened.submit_many([("lambda x: x * x", SQUARES), ("lambda x: x", SQUARES)])
+        if fate == "killed":
+            time.sleep(0.2)
+            os.kill(pid, signal.SIGKILL)
+        assert statuses(future.result()) == "passed failed"
+        assert opened.worker_pids != [pid]
+
+
+def test_an_answer_is_tried_on_two_workers_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+
+    def send(self: process.WorkerProcess, jobs: Sequence[dict[str, Any]]) -> None:
+        sent.append(len(jobs))
+        raise process.WorkerDiedError("gone")
+
+    monkeypatch.setattr(process.WorkerProcess, "send", send)
+    with Sandbox(workers=1) as opened:
+        verdict = opened.check("lambda x: x", SQUARES)
+    assert (verdict.status, verdict.detail, sent) == ("error", "gone", [1, 1])
 
 
 @needs_proc

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from itertools import combinations
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfcot_model.errors import UserError
+from nfcot_model.sandbox.judge import job_of
 from nfcot_model.worlds import (
     SPLITS,
     WORLDS,
+    Check,
     Problem,
     make_world,
     problem_set_hash,
     read_problems,
+    shuffle,
     what_if,
     write_problems,
 )
+
+UNSEEN = "unseen-words"
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -30,39 +38,105 @@ def test_reference_answers_pass_their_own_checks(world: str) -> None:
             assert function(*case.args) == case.expected
 
 
-@given(seed=st.integers(0, 10_000), steps=st.integers(1, 12))
-@settings(max_examples=40, deadline=None)
-def test_every_digit_step_is_the_closed_form_of_the_operations_before_it(seed, steps) -> None:
-    problem = make_world("digits", "train", seed, 1, steps)[0]
-    words = problem.prompt.split("#")[1:]
-    assert len(words) == steps == len(problem.steps) == len(problem.step_labels)
-    for x in range(10):
-        value = x
-        for label, text, wording in zip(problem.step_labels, problem.steps, words, strict=True):
-            operand = next(int(c) for c in wording.split(" ", 1)[1] if c.isdigit())
-            value = {
-                "add": value + operand,
-                "subtract": value - operand,
-                "multiply": value * operand,
-            }[str(label["operation"])] % 10
-            assert value == (label["coefficient"] * x + label["offset"]) % 10
-            assert text.endswith(f" {label['coefficient']}x+{label['offset']}")
+# What the words of a prompt say, read without the generators: pattern → what happens to a value.
+DIGIT_WORDS = {
+    r"(?:add|plus|increase by|count up|raise it by) (\d)": lambda x, n: x + n,
+    r"put (\d) more on top": lambda x, n: x + n,
+    r"(?:minus|subtract|take away|decrease by|lower it by) (\d)": lambda x, n: x - n,
+    r"drop (\d) from it": lambda x, n: x - n,
+    r"(?:times|multiply by|scale by|stretch by a factor) (\d)": lambda x, n: x * n,
+    r"make it (\d) fold": lambda x, n: x * n,
+    r"repeat it (\d) times over": lambda x, n: x * n,
+}
 
 
-@given(seed=st.integers(0, 10_000), steps=st.integers(1, 12))
-@settings(max_examples=40, deadline=None)
-def test_every_shuffle_step_is_a_permutation_with_its_parity(seed, steps) -> None:
-    problem = make_world("shuffle", "train", seed, 1, steps)[0]
-    before = "abcde"
-    for label, text in zip(problem.step_labels, problem.steps, strict=True):
-        row = text.split(" ")[1:]
-        assert sorted(row) == list("abcde")
-        assert [label[f"place_{i}"] for i in range(1, 6)] == row
+def exchanged(row: str, i: int, j: int) -> str:
+    return "".join(row[{i: j, j: i}.get(place, place) - 1] for place in range(1, 6))
+
+
+def turned_left(row: str, n: int) -> str:
+    return "".join(row[(place + n) % 5] for place in range(5))
+
+
+def mirrored(row: str, i: int, j: int) -> str:
+    return "".join(row[(i + j - p if i <= p <= j else p) - 1] for p in range(1, 6))
+
+
+SHUFFLE_WORDS = {
+    r"(?:swap|switch) (\d) and (\d)": exchanged,
+    r"exchange (\d) with (\d)": exchanged,
+    r"trade (\d) for (\d)": exchanged,
+    r"put (\d) where (\d) is and back": exchanged,
+    r"(?:rotate left|turn left by|cycle left|move the row left) (\d)": turned_left,
+    r"shift everything (\d) to the left": turned_left,
+    r"(?:reverse|flip|mirror|turn around) (\d) to (\d)": mirrored,
+    r"read (\d) to (\d) backwards": mirrored,
+}
+
+
+def wordings(problem: Problem) -> list[str]:
+    """The operations of a prompt in words, in the order of their numbers."""
+    found = re.findall(r"#(\d+) ([^;.]+)", problem.prompt)
+    assert [int(number) for number, _ in found] == list(range(1, len(problem.steps) + 1))
+    return [words for _, words in found]
+
+
+def follow(words: str, meanings: dict, value: Any) -> Any:
+    (result,) = (
+        meaning(value, *map(int, match.groups()))
+        for pattern, meaning in meanings.items()
+        if (match := re.fullmatch(pattern, words))
+    )
+    return result
+
+
+@given(
+    seed=st.integers(0, 10_000), steps=st.integers(2, 12), split=st.sampled_from(["train", UNSEEN])
+)
+@settings(max_examples=60, deadline=None)
+def test_every_digit_step_is_the_closed_form_of_the_words_before_it(seed, steps, split) -> None:
+    problem = make_world("digits", split, seed, 1, steps)[0]
+    values = list(range(10))
+    for label, text, words in zip(
+        problem.step_labels, problem.steps, wordings(problem), strict=True
+    ):
+        values = [follow(words, DIGIT_WORDS, value) % 10 for value in values]
+        assert values == [(label["coefficient"] * x + label["offset"]) % 10 for x in range(10)]
+        assert text.endswith(f" {label['coefficient']}x+{label['offset']}")
+    for case in problem.check.cases:
+        assert case.expected == values[case.args[0] % 10]
+
+
+@given(
+    seed=st.integers(0, 10_000), steps=st.integers(2, 12), split=st.sampled_from(["train", UNSEEN])
+)
+@settings(max_examples=60, deadline=None)
+def test_every_shuffle_step_is_the_row_after_the_words_before_it(seed, steps, split) -> None:
+    problem = make_world("shuffle", split, seed, 1, steps)[0]
+    row = "abcde"
+    for label, text, words in zip(
+        problem.step_labels, problem.steps, wordings(problem), strict=True
+    ):
+        row = follow(words, SHUFFLE_WORDS, row)
+        assert text.split(" ")[1:] == list(row)
+        assert [label[f"place_{i}"] for i in range(1, 6)] == list(row)
         assert label["parity"] == sum(a > b for a, b in combinations(row, 2)) % 2
-        moved = "".join(row)
-        if label["operation"] == "rotate":
-            assert moved in (before + before)
-        before = moved
+    for case in problem.check.cases:
+        (items,) = case.args
+        assert case.expected == [items["abcde".index(item)] for item in row]
+
+
+OPERATIONS = [("swap", 2, 4), ("swap", 1, 5), ("rotate", 1), ("rotate", 2), ("reverse", 1, 4)]
+
+
+@pytest.mark.parametrize("operation", [*OPERATIONS, ("reverse", 2, 5), ("reverse", 1, 5)])
+@pytest.mark.parametrize("unseen", [False, True])
+def test_every_wording_of_a_move_says_what_the_move_does(operation, unseen) -> None:
+    move = shuffle.Operation(*operation)
+    expected = "".join("abcde"[i] for i in move.apply(tuple(range(5))))
+    for seed in range(20):
+        words = shuffle.word(move, random.Random(seed), unseen)
+        assert follow(words, SHUFFLE_WORDS, "abcde") == expected
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -72,11 +146,20 @@ def test_splits_share_no_pipeline(world: str) -> None:
         assert not groups[one] & groups[other], (one, other)
 
 
-def test_unseen_words_never_occur_in_training() -> None:
-    def words(split: str) -> set[str]:
-        return {w for p in make_world("digits", split, 0, 2000) for w in p.prompt.split()}
+@pytest.mark.parametrize("world", WORLDS)
+def test_unseen_words_occur_in_their_split_and_in_no_other(world: str) -> None:
+    module = WORLDS[world]
 
-    assert {"lower", "stretch", "raise"} <= words("unseen-words") - words("train")
+    def listed(table: dict[str, tuple[str, ...]]) -> set[str]:
+        return {text.format(n=0, i=0, j=0) for texts in table.values() for text in texts}
+
+    usual, unseen = listed(module.WORDINGS), listed(module.UNSEEN_WORDINGS)
+    assert not usual & unseen
+    assert module.WORDINGS.keys() == module.UNSEEN_WORDINGS.keys()
+    for split in SPLITS:
+        problems = make_world(world, split, 0, 500)
+        used = {re.sub(r"\d", "0", words) for p in problems for words in wordings(p)}
+        assert used == (unseen if split == UNSEEN else usual), split
 
 
 def test_same_arguments_give_the_same_problems_and_seeds_differ() -> None:
@@ -112,6 +195,68 @@ def test_a_users_problem_needs_only_prompt_and_check(tmp_path) -> None:
     assert problem.world == "user"
 
 
+def case(expected: str, args: str = "[1]", extra: str = "") -> str:
+    """The line of a problem with one case, its values as JSON text."""
+    cases = f'[{{"args": [0], "expected": 0}}, {{"args": {args}, "expected": {expected}}}]'
+    return f'{{{extra}"prompt": "a", "check": {{"kind": "function", "cases": {cases}}}}}'
+
+
+@pytest.mark.parametrize(
+    ("expected", "args"),
+    [
+        ("9" * 4300, "[]"),
+        ('"\\ud83d\\ude00 é"', "[-0.0, 1e300]"),
+        ("[" * 80 + "]" * 80, "[null]"),
+    ],
+    ids=["integer", "pair", "nested"],
+)
+def test_extreme_values_survive_a_round_trip_and_can_be_checked(tmp_path, expected, args) -> None:
+    (tmp_path / "p.jsonl").write_text(case(expected, args))
+    problems = read_problems(tmp_path / "p.jsonl")
+    write_problems(tmp_path / "q.jsonl", problems)
+    again = read_problems(tmp_path / "q.jsonl")
+    assert again == problems
+    assert problem_set_hash(again) == problem_set_hash(problems)
+    assert job_of("lambda x: x", problems[0].check)["kind"] == "function"
+
+
+@pytest.mark.parametrize("extra", ["", '"id": "given", '])
+@pytest.mark.parametrize(
+    ("expected", "args", "reason"),
+    [
+        ("9" * 5000, "[1]", "expected': is an integer of more than 4300 digits"),
+        ("-" + "9" * 5000, "[1]", "expected': is an integer of more than 4300 digits"),
+        ("[" * 600 + "]" * 600, "[1]", "expected': is nested more than 90 deep"),
+        ('{"a":' * 200 + "1" + "}" * 200, "[1]", "expected': is nested more than 90 deep"),
+        ('"\\ud800"', "[1]", "expected': has half of a surrogate pair"),
+        ('{"\\ud800": 1}', "[1]", "expected': has half of a surrogate pair"),
+        ("NaN", "[1]", "expected': is nan"),
+        ("[1, Infinity]", "[1]", "expected': is inf"),
+        ("1e999", "[1]", "expected': is inf"),
+        ("1", "[-Infinity]", "args': is -inf"),
+        ("1", '["\\udfff"]', "args': has half of a surrogate pair"),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_values_that_json_cannot_hold_are_refused_by_place(
+    tmp_path, expected, args, reason, extra
+) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(GOOD + "\n" + case(expected, args, extra))
+    with pytest.raises(UserError) as caught:
+        read_problems(path)
+    assert f"p.jsonl:2: field 'check.cases.1.{reason}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), [10**5000], "\ud800", {1: 2}])
+def test_a_problem_made_in_python_can_be_written(value: object) -> None:
+    check = Check.model_validate({"kind": "function", "cases": [{"args": [], "expected": [value]}]})
+    for content in (check, check.model_dump()):
+        with pytest.raises(ValueError, match=r"is nan|is an integer|has half|has the key"):
+            Problem.model_validate({"prompt": "a", "check": content})
+
+
 GOOD = '{"prompt": "a", "check": {"kind": "exact", "expected": "b"}}'
 
 
@@ -129,6 +274,11 @@ GOOD = '{"prompt": "a", "check": {"kind": "exact", "expected": "b"}}'
         ("[1]", "p.jsonl:1: field"),
         ("[" * 100_000, "nested too deeply"),
         ('{"prompt": " ", "check": {"kind": "exact", "expected": "b"}}', "field 'prompt'"),
+        ('{"prompt": "\\ud800", "check": {"kind": "exact", "expected": "b"}}', "field 'prompt'"),
+        ('{"prompt": "a", "check": {"kind": "exact", "expected": " \\n"}}', "field 'check'"),
+        ('{"prompt": "a", "x\\ny": 1, "check": {"kind": "exact", "expected": "b"}}', "'x\\ny'"),
+        (GOOD[:-1] + ', "labels": {"x": NaN}}', "field 'labels.x': is nan"),
+        (GOOD[:-1] + ', "id": "\\n"}\n' + GOOD[:-1] + ', "id": "\\n"}', "duplicate id '\\n'"),
     ],
 )
 def test_bad_problem_files_are_named_by_line_and_field(tmp_path, text, named) -> None:

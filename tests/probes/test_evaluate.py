@@ -16,7 +16,7 @@ from probes.evaluate import (
     permute_between_groups,
 )
 from probes.intervals import cluster_bootstrap
-from probes.splits import grouped_split
+from probes.splits import deal_groups, grouped_split
 
 
 def named(groups: np.ndarray) -> np.ndarray:
@@ -56,6 +56,19 @@ def test_split_refuses_a_single_class_few_groups_and_rare_classes() -> None:
     rare[7] = 1
     with pytest.raises(UserError, match=r"class 'odd' of the label occurs in 1 problem group"):
         grouped_split(rare, groups, ["even", "odd"], 0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**40), rare=st.integers(4, 12), samples=st.integers(1, 3))
+def test_rare_classes_are_spread_over_both_sides(seed: int, rare: int, samples: int) -> None:
+    groups, y = named(np.repeat(np.arange(60), samples)), np.repeat(np.arange(60) < rare, samples)
+    split = grouped_split(y.astype(int), groups, ["usual", "rare"], seed)
+    held_out = len(set(groups[split.test][y[split.test]]))
+    assert held_out == split.test_groups[1] == -(-rare // 4)
+    assert rare - held_out >= 3
+    inner = deal_groups(y[split.train].astype(int), groups[split.train], 3, seed)
+    assert all(y[split.train][inner == fold].any() for fold in range(3))
+    assert all(len(set(inner[groups[split.train] == g])) == 1 for g in set(groups[split.train]))
 
 
 def test_auroc_and_balanced_accuracy_equal_sklearns() -> None:

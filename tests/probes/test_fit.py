@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from nfcot_model.errors import UserError
+from nfcot_model.files import canonical_json, content_hash
 from nfcot_model.traces import Run
 from probes.apply import apply_probe, save_scores
 from probes.artifact import read_probe, weights_of
@@ -115,12 +117,133 @@ def test_apply_refuses_another_checkpoint_and_a_missing_site(
     fitted: ProbeResult, tmp_path: Path
 ) -> None:
     probe = save_probe(fitted, tmp_path / "probe")
-    other = synthetic_run(tmp_path / "other", n=20, D=24, checkpoint_hash="another")
+    made = {"n": 20, "D": 24, "tau": 0.3}
+    other = synthetic_run(tmp_path / "other", checkpoint_hash="another", **made)
     with pytest.raises(UserError, match=r"checkpoint_hash is another, .* fitted on synthetic"):
         apply_probe(probe, other)
-    short = synthetic_run(tmp_path / "short", n=20, D=24, steps=(1, 1))
+    short = synthetic_run(tmp_path / "short", steps=(1, 1), **made)
     with pytest.raises(UserError, match=r"--site u@1: not in short"):
         apply_probe(probe, short)
+
+
+@pytest.mark.parametrize("name", ["tau", "k_policy", "max_thoughts", "template", "dtype"])
+def test_apply_refuses_a_run_made_otherwise(
+    signal: Run, fitted: ProbeResult, tmp_path: Path, name: str
+) -> None:
+    save_probe(fitted, tmp_path / "probe")
+    changed = {"decode": signal.manifest["decode"] | {name: "other"}}
+    with pytest.raises(UserError, match=f"decode.{name} is other, the probe was fitted on"):
+        apply_probe(
+            read_probe(tmp_path / "probe"), replace(signal, manifest=signal.manifest | changed)
+        )
+
+
+def test_a_probe_names_the_real_layer_and_other_layers_are_refused(tmp_path: Path) -> None:
+    made = {"n": 120, "D": 24, "tau": 0.3, "activations": 24}
+    every = synthetic_run(tmp_path / "all", **made)
+    last = synthetic_run(tmp_path / "last", manifest={"activations": "thoughts"}, seed=5, **made)
+    assert fit_probe(every, "operation", "h@-1@1").site == "h@1@1"
+    embeddings = save_probe(fit_probe(every, "operation", "h@0@1"), tmp_path / "embeddings")
+    with pytest.raises(UserError, match=r"--site h@0@1: not in last; existing sites: .*h@-1@K"):
+        apply_probe(embeddings, last)
+    with pytest.raises(UserError, match=r"--site h@0@1: not in last; existing sites: .*h@-1@K"):
+        fit_probe(last, "operation", "h@0@1")
+    result = fit_probe(last, "operation", "h@-1@1")
+    assert result.site == "h@-1@1"
+    probe = save_probe(result, tmp_path / "last-layer")
+    assert apply_probe(probe, every).accuracy > 0.9
+
+
+def labelled(path: Path, rare: int) -> Run:
+    """Thoughts without signal; the label `kind` is rare in so many problem groups."""
+    run = synthetic_run(path, n=150, samples=4, signal=False, steps=(2, 2))
+    groups = sorted(set(run.traces["group"]))[:rare]
+    labels = [
+        canonical_json({"kind": "rare" if g in groups else "usual"}) for g in run.traces["group"]
+    ]
+    return replace(run, traces=run.traces.assign(labels=labels))
+
+
+@pytest.mark.parametrize("rare", [2, 3])
+def test_a_class_of_two_or_three_groups_is_refused(tmp_path: Path, rare: int) -> None:
+    with pytest.raises(UserError, match=rf"class 'rare' of the label occurs in {rare} problem gro"):
+        fit_probe(labelled(tmp_path / "run", rare), "kind", "u@0")
+
+
+def test_means_over_classes_are_withheld_where_a_class_has_few_groups(tmp_path: Path) -> None:
+    result = fit_probe(labelled(tmp_path / "few", 8), "kind", "u@0")
+    assert "class 'rare' is in 2 held-out groups, at least 5" in result.withheld["auroc"]
+    for metrics in (result.metrics, *(c.metrics for c in result.controls)):
+        assert np.isnan(metrics["auroc"].value)
+        assert np.isfinite(metrics["accuracy"].value)
+    save_probe(result, tmp_path / "probe")
+    stored = json.loads((tmp_path / "probe" / "probe.json").read_text(), parse_constant=pytest.fail)
+    assert stored["metrics"]["auroc"] == {"value": None, "low": None, "high": None}
+    assert stored["withheld"].keys() == {"auroc", "balanced_accuracy"}
+    enough = fit_probe(labelled(tmp_path / "enough", 20), "kind", "u@0")
+    assert enough.withheld == {}
+    assert np.isfinite(enough.metrics["auroc"].value)
+
+
+def test_failed_fits_are_errors() -> None:
+    rng = np.random.default_rng(0)
+    x, y, groups = rng.normal(size=(60, 4)), np.arange(60) % 2, np.arange(60).astype(object)
+    x[7] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        fit_logistic(x, y, groups, seed=0)
+    rare = np.zeros(60, dtype=int)
+    rare[:1] = 1
+    with pytest.raises(UserError, match="too few problem groups for 3 inner folds"):
+        fit_logistic(rng.normal(size=(60, 4)), rare, groups, seed=0)
+
+
+def test_any_seed_of_63_bits_will_do(signal: Run) -> None:
+    assert fit_probe(signal, "operation", "u@0", seed=2**63 - 1).seed == 2**63 - 1
+    for seed in (-1, 2**63):
+        with pytest.raises(UserError, match="--seed is"):
+            fit_probe(signal, "operation", "u@0", seed=seed)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "1", "[" * 100_000, '{"format_version": 2}'])
+def test_a_foreign_probe_json_is_one_line(fitted: ProbeResult, tmp_path: Path, text: str) -> None:
+    save_probe(fitted, tmp_path / "probe")
+    (tmp_path / "probe" / "probe.json").write_text(text)
+    for attempt in (
+        lambda: read_probe(tmp_path / "probe"),
+        lambda: save_probe(fitted, tmp_path / "probe"),
+    ):
+        with pytest.raises(UserError) as error:
+            attempt()
+        assert "\n" not in str(error.value)
+        assert "probe" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("site", 3),
+        ("site", "v@1"),
+        ("classes", "abc"),
+        ("classes", []),
+        ("train_groups", 7),
+        ("train_groups", [["a"]]),
+        ("settings", None),
+        ("label", ["a"]),
+        ("seed", "x"),
+        ("run_hash", None),
+    ],
+)
+def test_a_probe_of_other_types_is_one_line(
+    fitted: ProbeResult, tmp_path: Path, field: str, value: object
+) -> None:
+    meta = save_probe(fitted, tmp_path / "probe").meta | {field: value}
+    fields = {
+        k: v for k, v in meta.items() if k not in ("versions", "run", "hash", "format_version")
+    }
+    meta["hash"] = content_hash([fields, fitted.weights.hash()])
+    (tmp_path / "probe" / "probe.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match="fit the probe again"):
+        read_probe(tmp_path / "probe")
 
 
 def test_a_damaged_artefact_is_refused(fitted: ProbeResult, tmp_path: Path) -> None:

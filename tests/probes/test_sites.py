@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from nfcot_model.errors import UserError
 from nfcot_model.traces import Run
 from probes.labels import read_labels
-from probes.sites import Site, parse_site, read_site, site_rows
+from probes.sites import Site, available_sites, parse_site, read_site, real_site, site_rows
 from tests.synthetic_run import synthetic_run
 
 
@@ -34,7 +35,12 @@ def test_sites_parse_and_print_the_same(text: str, site: Site) -> None:
     assert str(site) == text
 
 
-@pytest.mark.parametrize("text", ["u", "u@", "v@1", "h@1", "u@1@2", "u@x", "", "u@1.5"])
+HUGE = "u@-99999999999999999999"
+
+
+@pytest.mark.parametrize(
+    "text", ["u", "u@", "v@1", "h@1", "u@1@2", "u@x", "", "u@1.5", "u@٣", HUGE]
+)
 def test_other_texts_are_refused_with_the_accepted_forms(text: str) -> None:
     with pytest.raises(UserError, match=r"--site .*expected SPACE@K .*u, e, eps, mu"):
         parse_site(text)
@@ -70,6 +76,28 @@ def test_a_missing_site_names_those_there_are(run: Run, site: Site) -> None:
         site_rows(run, site)
 
 
+def test_a_run_of_the_last_layer_offers_that_one_only(tmp_path: Path) -> None:
+    last = synthetic_run(
+        tmp_path / "last", n=20, activations=3, manifest={"activations": "thoughts"}
+    )
+    rows = site_rows(last, Site("h", 0, -1))
+    np.testing.assert_array_equal(
+        read_site(last, Site("h", 0, -1), rows), last.tensor("h")[rows.row, 0]
+    )
+    for layer in (0, 1, -2):
+        with pytest.raises(UserError, match=r"existing sites: .*mu@K, h@-1@K with K"):
+            site_rows(last, Site("h", 0, layer))
+
+
+def test_layers_have_their_numbers_in_the_model(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known without reading the states."""
+    monkeypatch.setattr(Run, "tensor", lambda *_: pytest.fail("the whole tensor was read"))
+    assert real_site(run, Site("h", 2, -1)) == Site("h", 2, 1)
+    assert real_site(run, Site("h", 2, 0)) == Site("h", 2, 0)
+    assert real_site(run, Site("u", -1)) == Site("u", -1)
+    assert "h@0@K, h@1@K" in available_sites(run)
+
+
 def test_without_activations_the_message_says_how_to_get_them(tmp_path: Path) -> None:
     plain = synthetic_run(tmp_path / "plain", n=20)
     with pytest.raises(UserError, match="--activations all"):
@@ -93,3 +121,10 @@ def test_step_labels_belong_to_the_thought_and_problem_labels_to_the_trace(run: 
 def test_a_missing_label_names_those_there_are(run: Run) -> None:
     with pytest.raises(UserError, match=r"existing labels: step: coefficient, offset.*problem:"):
         read_labels(run, "colour", site_rows(run, Site("u", 0)))
+
+
+def test_lists_are_no_classes(run: Run) -> None:
+    rows = site_rows(run, Site("u", 0))
+    nested = replace(run, traces=run.traces.assign(labels='{"kind": [1, 2]}'))
+    with pytest.raises(UserError, match="--label 'kind': holds lists"):
+        read_labels(nested, "kind", rows)

@@ -165,6 +165,47 @@ def test_not_a_run(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"format_version": 1, "a": "\\ud800"}',
+        "[]",
+        "1",
+        "{}",
+        '{"format_version": 1}',
+    ],
+)
+def test_a_foreign_manifest_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(UserError, match=r"run\.json") as error:
+        read_run(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"decode": {}}, "decode.tau"),
+        ({"decode": 3}, "decode"),
+        ({"traces": "many"}, "traces"),
+        ({"checkpoint_hash": None}, "checkpoint_hash"),
+    ],
+)
+def test_a_manifest_with_other_fields_names_the_first(
+    tmp_path: Path, run: Run, changes: dict[str, object], field: str
+) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(sealed_manifest({**run.manifest, **changes})))
+    with pytest.raises(UserError, match=f"field '{field}' is missing or of another type"):
+        read_run(tmp_path)
+
+
+def test_row_shapes_and_comparable_settings(run: Run) -> None:
+    assert (run.row_shape("u"), run.row_shape("h")) == ((6,), (2, 3))
+    assert run.settings["decode.tau"] == 0.7
+    assert set(run.settings) >= {"checkpoint_hash", "decode.dtype", "decode.template"}
+
+
 def test_two_runs_do_not_share_a_folder(copy: Path) -> None:
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
     with pytest.raises(UserError, match=r"holds another run \(decode.seed is 0 there, 1 here\)"):

@@ -11,7 +11,7 @@ import pytest
 from nfcot_model.errors import UserError
 from nfcot_model.traces import check_run, read_run
 from nfcot_model.traces.schema import TRACES_SCHEMA, seal
-from tests.synthetic_run import synthetic_run
+from tests.synthetic_run import edit_thought, synthetic_run
 
 
 @pytest.fixture
@@ -85,6 +85,34 @@ def test_a_resealed_lie_about_u_is_found(run: Path) -> None:
     assert len(read_run(run).traces) == 150
     health = check_run(run)
     assert table["trace_id"][5].as_py() in health.damaged["000000"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [("u", "replay error is"), ("energy", "on record is 3")]
+)
+def test_edits_with_every_hash_made_to_fit_are_found(run: Path, change: str, words: str) -> None:
+    trace = edit_thought(run, change)
+    assert len(read_run(run).traces) == 150
+    health = check_run(run)
+    assert list(health.damaged) == ["000000"]
+    assert trace in health.damaged["000000"]
+    assert words in health.damaged["000000"]
+
+
+def test_what_fits_itself_is_not_seen(run: Path) -> None:
+    edit_thought(run, "all tensors")
+    assert check_run(run).whole
+
+
+def test_the_replay_error_is_recomputed_and_edits_on_record_are_no_damage(
+    run: Path, tmp_path: Path
+) -> None:
+    clean = check_run(run)
+    assert clean.replay_error_max < 1e-5
+    health = check_run(synthetic_run(tmp_path / "noisy", n=80, tamper="noise").path)
+    assert health.whole
+    assert health.replay_error_max > 1
+    assert health.replay_error_max == pytest.approx(health.replay_error_stored_max, rel=1e-5)
 
 
 def test_not_a_run(tmp_path: Path) -> None:

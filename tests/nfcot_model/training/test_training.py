@@ -16,7 +16,12 @@ from nfcot_model.errors import UserError
 from nfcot_model.reasoners import load_reasoner
 from nfcot_model.training.collate import joint_batch
 from nfcot_model.training.config import PRESETS, DataConfig, StageConfig, TrainConfig, load_config
-from nfcot_model.training.data import held_out, training_batch
+from nfcot_model.training.data import (
+    _held_out_groups,
+    _user_problems,
+    held_out,
+    training_batch,
+)
 from nfcot_model.training.loop import Guard
 from nfcot_model.training.stages import train
 from nfcot_model.worlds import make_world, write_problems
@@ -224,7 +229,7 @@ def test_presets_and_folders_that_do_not_fit_are_refused(tmp_path) -> None:
         load_config(None, None)
     with pytest.raises(UserError, match="cannot be read"):
         load_config(None, tmp_path / "none.yaml")
-    with pytest.raises(UserError, match="run `nfcot train warmup` first"):
+    with pytest.raises(UserError, match="run `nfcot train warmup`"):
         train(small(), ["joint"], tmp_path / "t")
     other = small().model_copy(update={"seed": 9})
     with pytest.raises(UserError, match="holds another training"):
@@ -233,3 +238,81 @@ def test_presets_and_folders_that_do_not_fit_are_refused(tmp_path) -> None:
     (tmp_path / "full" / "thesis.tex").write_text("mine")
     with pytest.raises(UserError, match="not a training folder"):
         train(small(), ["codec"], tmp_path / "full")
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("joint", "clip", 0),
+        ("joint", "clip", -1),
+        ("joint", "lr", float("inf")),
+        ("joint", "target_noise", float("nan")),
+        ("joint", "warmup", -5),
+        ("joint", "weight_decay", -5),
+        ("model", "codec", {"slots": 0}),
+        ("model", "codec", {"layers": 0}),
+        ("model", "flow", {"blocks": 0}),
+        ("model", "flow", {"max_log_scale": 0}),
+        ("data", "worlds", {"digits": float("nan")}),
+    ],
+)
+def test_settings_without_sense_are_refused(tmp_path, section, field, value) -> None:
+    config = yaml.safe_load((PRESETS / "tiny.yaml").read_text())
+    config.setdefault(section, {})[field] = value
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=rf"train.yaml: field '{section}\.{field}"):
+        load_config(None, path)
+
+
+@pytest.mark.parametrize("data", [[], "worlds", 3])
+def test_sections_must_be_mappings(tmp_path, data) -> None:
+    config = yaml.safe_load((PRESETS / "tiny.yaml").read_text()) | {"data": data or None}
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match="each of them a mapping"):
+        load_config(None, path, problems=Path("p.jsonl"))
+
+
+@pytest.mark.parametrize("n", [2, 5, 60])
+def test_what_is_held_out_is_never_trained_on(tmp_path, n) -> None:
+    path = tmp_path / "p.jsonl"
+    write_problems(path, make_world("digits", "train", 1, n, steps=(5, 7)))
+    data, stage = DataConfig(problems=str(path)), StageConfig(steps=1, batch=400)
+    out = {p.group for p in held_out(data, 0)}
+    trained = {p.group for p in training_batch(data, stage, 0, "joint", 0)}
+    assert len(out) == max(1, n // 20)
+    assert trained
+    assert not out & trained
+
+
+def test_one_group_is_too_little_to_train_on(tmp_path) -> None:
+    path = tmp_path / "p.jsonl"
+    write_problems(path, make_world("digits", "train", 1, 1))
+    with pytest.raises(UserError, match="of one group"):
+        held_out(DataConfig(problems=str(path)), 0)
+
+
+def test_a_training_does_not_go_on_with_other_problems(tmp_path) -> None:
+    path = tmp_path / "p.jsonl"
+    config = small(codec=4, warmup=0, joint=4)
+    data = DataConfig(problems=str(path))
+    config = config.model_copy(update={"data": data})
+    write_problems(path, make_world("digits", "train", 1, 40))
+    figures = train(config, ["codec"], tmp_path / "t")
+    assert train(config, ["codec"], tmp_path / "t") == figures, "finished stages tell theirs"
+    write_problems(path, make_world("digits", "train", 2, 40))
+    for cached in (_user_problems, _held_out_groups):
+        cached.cache_clear()
+    with pytest.raises(UserError, match="problems differ"):
+        train(config, ["joint"], tmp_path / "t")
+
+
+def test_validation_comes_when_asked_for(tmp_path) -> None:
+    config = small(codec=30)
+    config = config.model_copy(
+        update={"codec": config.codec.model_copy(update={"validate_every": 7})}
+    )
+    train(config, ["codec"], tmp_path / "t")
+    steps = [row["step"] for row in curve(tmp_path / "t", "codec") if "val_exact" in row]
+    assert steps == [7, 14, 21, 28, 29]
