@@ -96,14 +96,22 @@ for name in {modules!r}:
 """
 
 
-def test_every_model_module_imports_without_the_optional_tools() -> None:
-    modules = ["nfcot_model"] + [
-        module.name for module in pkgutil.walk_packages(nfcot_model.__path__, "nfcot_model.")
-    ]
+HOOKS = "nfcot_model.hooks"
+
+
+def test_every_model_module_but_the_hooks_imports_without_the_optional_tools() -> None:
+    found = pkgutil.walk_packages(nfcot_model.__path__, "nfcot_model.")
+    modules = ["nfcot_model", *(m.name for m in found if not m.name.startswith(HOOKS))]
     assert len(modules) > 10
-    code = IMPORT_ALL.format(blocked=BLOCKED, modules=modules)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    done = import_blocked(modules)
     assert done.returncode == 0, done.stderr
+    done = import_blocked([HOOKS])
+    assert "hooks need transformer-lens: install the extra 'hooks'" in done.stderr
+
+
+def import_blocked(modules: list[str]) -> subprocess.CompletedProcess[str]:
+    code = IMPORT_ALL.format(blocked=BLOCKED, modules=modules)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

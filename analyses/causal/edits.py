@@ -127,15 +127,21 @@ EDITS: Mapping[str, Edit] = {
 def decode_edit_encode(scene: Scene, step: int, texts: Sequence[str]) -> Thoughts:
     """What if step `step` of row i had been `texts[i]`? Back through codec and flow.
 
-    The decoded steps with one replaced are encoded whole. With an alternating flow the thoughts of
-    other steps move too, because `u = F(e)` mixes them; with a causal flow those before do not.
+    The latents of that step become the codec's of the new text, the others stay as decoded, and the
+    flow makes thoughts of them all. With an alternating flow the thoughts of other steps move too,
+    because `u = F(e)` mixes them; with a causal flow those before do not. Raises UserError for a
+    step that a trace does not have, and for a codec of the whole reasoning.
     """
-    steps = [list(said) for said in scene.reasoner.decode(scene.thoughts).texts]
-    for said, text in zip(steps, texts, strict=True):
-        if not 0 <= step < len(said):
-            raise UserError(f"step {step}: a trace has {len(said)} steps")
-        said[step] = text
-    return scene.reasoner.encode(steps)
+    reasoner = scene.reasoner
+    if not reasoner.variable_k:
+        raise UserError("this codec encodes the whole reasoning: no step of it can be replaced")
+    slots = reasoner.config["codec"]["slots"]
+    if not 0 <= step < int(scene.thoughts.K.min()) // slots:
+        raise UserError(f"step {step}: some trace has {int(scene.thoughts.K.min()) // slots} steps")
+    e = reasoner.decode(scene.thoughts).e.clone()
+    told, _ = reasoner.latents([[text] for text in texts])
+    e[:, step * slots : (step + 1) * slots] = told
+    return reasoner.from_latents(e, scene.thoughts.mask)
 
 
 def with_thought(scene: Scene, k: Tensor, values: Tensor, mode: str) -> Thoughts:

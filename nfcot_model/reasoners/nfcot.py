@@ -224,7 +224,11 @@ class NFCoTReasoner:
     @torch.no_grad()
     def encode(self, steps: Sequence[Sequence[str]]) -> Thoughts:
         """The thoughts that explicit reasoning stands for: `u = F(e)` of the reference text."""
-        e, mask = self.latents(steps)
+        return self.from_latents(*self.latents(steps))
+
+    @torch.no_grad()
+    def from_latents(self, e: Tensor, mask: Tensor) -> Thoughts:
+        """The thoughts `u = F(e)` of codec latents [B, K, D]."""
         u, _ = self.model.flow(self._device(e), self._device(mask))
         return Thoughts.given(u.cpu(), mask)
 
