@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
 from analyses.report import CANNOT_SEE, NEGATIVE_STATEMENT
 from nfcot_model.errors import UserError
+from viz_app.address import kept, kept_menu, remember
 from viz_app.audits import Audit, audit_paths, flag_table
 from viz_app.bands import MEASURES
 from viz_app.charts import p_value_histogram, profile
 from viz_app.data import band, load_audit, load_run, runs_dir
 from viz_app.selection import selected_rows
-from viz_app.ui import asked_for, trouble
+from viz_app.ui import trouble
 
 FLAG_COLUMNS: dict[str, Any] = {
     "trace_id": "Trace",
@@ -160,6 +162,17 @@ def show_flag(audit: Audit, trace_id: str) -> None:
         )
 
 
+def about_run(paths: dict[str, Path], run: str | None) -> list[str]:
+    """Which audits are about the run that was last looked at?"""
+    found = []
+    for name, path in paths.items():
+        try:
+            found += [name] if load_audit(path).run_name == run else []
+        except UserError:
+            continue
+    return found
+
+
 def blind_spots() -> None:
     """What the reader must not conclude."""
     with st.container(border=True):
@@ -180,14 +193,22 @@ if not paths:
     blind_spots()
     st.stop()
 
-asked = asked_for("audit")
-if asked not in paths:
-    if asked:
-        st.warning(f"There is no audit named {asked!r} here; the newest is shown instead.")
-    st.session_state["audit"] = next(iter(paths))
 bar = st.columns([2, 1, 1, 1.5], vertical_alignment="bottom")
-name = bar[0].selectbox("Audit", list(paths), index=None, key="audit", bind="query-params")
-audit = load_audit(paths[name or next(iter(paths))])
+names = about_run(paths, kept("run"))
+audit = load_audit(
+    paths[
+        kept_menu(
+            "Audit",
+            list(paths),
+            "audit",
+            bar[0],
+            keep=kept("audit") in names,
+            fallback=next(iter(names), None),
+        )
+    ]
+)
+if audit.run_name:
+    remember("run", audit.run_name)
 bar[1].download_button(
     "JSON",
     json.dumps(audit.summary, indent=2, ensure_ascii=False),
