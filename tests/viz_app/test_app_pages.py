@@ -415,3 +415,22 @@ def test_a_problem_without_answer_and_split_leaves_no_gap(
     assert not at.exception
     assert "nan" not in [block.value for block in at.code]
     assert "1 of 2 · user · tau 0.7" in text_of(at)
+
+
+@pytest.mark.parametrize(
+    ("page", "address"),
+    [
+        ("map", {"run": "clean", "space": "foo"}),
+        ("map", {"run": "clean", "colour": "bar"}),
+        ("map", {"run": "clean", "at": "99"}),
+        ("trace", {"run": "clean", "measure": "foo"}),
+        ("trace", {"run": "clean", "reference": "nix"}),
+        ("trace", {"run": "clean", "subset": "some"}),
+        ("audit", {"audit": "tampered", "flag": "zzz"}),
+    ],
+)
+def test_each_unknown_name_in_an_address_is_reported(page: str, address: dict, open_page) -> None:
+    at = open_page(page, **address)
+    assert not at.exception
+    name, value = list(address.items())[-1]
+    assert any(f"{name} {value!r}" in warning.value for warning in at.warning)

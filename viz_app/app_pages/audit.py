@@ -10,7 +10,7 @@ import streamlit as st
 
 from analyses.report import CANNOT_SEE, NEGATIVE_STATEMENT
 from nfcot_model.errors import UserError
-from viz_app.address import kept, kept_menu, remember
+from viz_app.address import kept, kept_menu, remember, warn_unknown
 from viz_app.audits import Audit, audit_paths, flag_table
 from viz_app.bands import MEASURES
 from viz_app.charts import p_value_histogram, profile
@@ -132,7 +132,16 @@ def show_flag(audit: Audit, trace_id: str) -> None:
     marked = audit.thoughts_of(trace_id)
     left, right = st.columns([1.7, 1], gap="large")
     left.plotly_chart(
-        profile(thoughts, usual, "energy", MEASURES["energy"], source, marked, height=300),
+        profile(
+            thoughts,
+            usual,
+            "energy",
+            MEASURES["energy"],
+            source,
+            marked,
+            ring=audit.ring(trace_id),
+            height=300,
+        ),
         key="flag_profile",
         config={"displayModeBar": False},
         alt=f"Energy of each thought of {trace_id} over the band of clean traces.",
@@ -141,9 +150,8 @@ def show_flag(audit: Audit, trace_id: str) -> None:
         entry = next(flag for flag in audit.flagged if flag["trace_id"] == trace_id)
         top = entry.get("stands_out") or {}
         if "k" in top:
-            st.markdown(
-                f"Thought **k = {top['k']}** stands out, z = {top['z']:+.2f}; it decodes to"
-            )
+            verb = "stands out" if audit.ring(trace_id) == "stands out" else "is the largest"
+            st.markdown(f"Thought **k = {top['k']}** {verb}, z = {top['z']:+.2f}; it decodes to")
             st.code(top.get("text") or "(not decoded)", language=None, wrap_lines=True)
         st.dataframe(
             thoughts[["k", "text", "energy"]],
@@ -265,6 +273,7 @@ with right:
 if not flags.empty:
     ids = flags["trace_id"].tolist()
     with st.container(border=True):
+        warn_unknown("flag", ids, f"{ids[0]!r} is shown instead")
         chosen = st.selectbox("Flag", ids, key="flag", bind="query-params", width=420)
         show_flag(audit, chosen if chosen in ids else ids[0])
 

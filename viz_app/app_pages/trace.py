@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from nfcot_model.errors import UserError
-from viz_app.address import kept_menu
+from viz_app.address import kept_menu, warn_unknown
 from viz_app.bands import MEASURES
 from viz_app.charts import profile
 from viz_app.data import audits_of, band, comparable_runs, runs_dir
@@ -53,6 +53,7 @@ subsets = {
     "wrong": run.traces.loc[~run.traces["correct"].astype(bool), "trace_id"],
     "flagged": run.traces.loc[run.traces["trace_id"].isin(flagged), "trace_id"],
 }
+warn_unknown("subset", subsets, "all traces are stepped through instead")
 subset = bar[2].segmented_control(
     "Step through",
     list(subsets),
@@ -78,6 +79,7 @@ if trace_id is None:
 trace = run.traces[run.traces["trace_id"] == trace_id].iloc[0]
 thoughts = run.thoughts[run.thoughts["trace_id"] == trace_id]
 named = sorted({k for audit in flags for k in audit.thoughts_of(trace_id)})
+ring = max((audit.ring(trace_id) for audit in flags), default="stands out")
 
 with st.container(horizontal=True, vertical_alignment="center"):
     verdict_badge(trace)
@@ -124,6 +126,7 @@ st.caption(
 
 head, choose_measure, choose_reference = st.columns([2, 1.4, 1.4], vertical_alignment="bottom")
 head.markdown("##### Likelihood profile")
+warn_unknown("measure", MEASURES, "energy is shown instead")
 measure = choose_measure.segmented_control(
     "Measure", list(MEASURES), default="energy", required=True, key="measure", bind="query-params"
 )
@@ -148,10 +151,10 @@ except UserError as error:
     usual = band(source, measure)
 usual = usual[usual.index <= max(int(thoughts["k"].max()) if len(thoughts) else 0, 1)]
 st.plotly_chart(
-    profile(thoughts, usual, measure, MEASURES[measure], f"of {source.name}", named),
+    profile(thoughts, usual, measure, MEASURES[measure], f"of {source.name}", named, ring),
     key="profile",
     config={"displayModeBar": False},
-    alt=f"{measure} of each thought of this trace over the 5, 50, 95 and 99 % quantiles of "
+    alt=f"{measure} of each thought of this trace over the usual quantiles of "
     f"{source.name} at the same position.",
 )
 if len(usual):
