@@ -59,8 +59,16 @@ class Audit:
                 return list(flag.get("thoughts") or ([top["k"]] if "k" in top else []))
         return []
 
+    def ring(self, trace_id: str) -> str:
+        """What is the ringed thought: beyond alpha by itself, or only the largest of its trace?"""
+        beyond = any(f["trace_id"] == trace_id and f.get("thoughts") for f in self.flagged)
+        return "stands out" if beyond else "largest"
+
     def band(self) -> pd.DataFrame:
-        """The energies usual at each position in the reference half; as `reference_band`."""
+        """The energies usual at each position in the reference half; as `reference_band`.
+
+        An audit stores no lower quantile than the 5 %.
+        """
         rows = self.summary.get("band_by_k") or []
         columns = ["k", "n", "q05", "q50", "q95", "q99"]
         return pd.DataFrame(rows, columns=columns).set_index("k")

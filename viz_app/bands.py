@@ -6,7 +6,7 @@ import pandas as pd
 
 __all__ = ["LEVELS", "MEASURES", "decode_match", "reference_band"]
 
-LEVELS = (0.05, 0.50, 0.95, 0.99)
+LEVELS = (0.01, 0.05, 0.50, 0.95, 0.99)
 
 MEASURES = {
     "energy": "energy ½‖eps/tau‖² (no unit)",
@@ -19,7 +19,7 @@ MEASURES = {
 def reference_band(thoughts: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Between which values does `measure` usually lie at each position k?
 
-    Index k; columns q05, q50, q95, q99 and n, the thoughts behind them. Empirical quantiles of
+    Index k; columns q01, q05, q50, q95, q99 and n, the thoughts behind them. Empirical quantiles of
     one measure at one position: the outer ones are only as good as n, and a trajectory can leave
     them somewhere by chance alone, so this is a picture and not a test.
     """

@@ -19,6 +19,7 @@ __all__ = [
     "artifacts",
     "read_json",
     "run_line",
+    "settings",
     "stamp",
     "thought_column",
 ]
@@ -65,6 +66,13 @@ def run_line(run: Run) -> RunLine:
         checkpoint=run.manifest.get("checkpoint_hash"),
         created=run.manifest.get("created"),
     )
+
+
+def settings(manifest: dict[str, Any]) -> tuple[Any, ...]:
+    """What must agree before the thoughts of two runs are compared: model, tau, dtype, template?"""
+    decode = manifest.get("decode") or {}
+    names = ("tau", "dtype", "template")
+    return (manifest.get("checkpoint_hash"), *(decode.get(name) for name in names))
 
 
 def stamp(folder: Path) -> str:

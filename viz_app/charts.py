@@ -12,9 +12,15 @@ __all__ = ["base_layout", "p_value_histogram", "profile"]
 
 ACCENT = "#EE6677"
 CALM = "#4477AA"
+EDGES = {
+    "energy": {"q99": "99 %", "q01": "1 %"},
+    "logp": {"q01": "1 %"},
+    "logvol": {"q99": "99 %", "q01": "1 %"},
+}
+"""Which outer quantiles are drawn? A low likelihood is unusual, and so is energy on either side."""
 
 
-def base_layout(figure: go.Figure, height: int) -> go.Figure:
+def base_layout(figure: go.Figure, height: int, legend: str | None = None) -> go.Figure:
     """Room, transparent ground and quiet lines: what all figures share."""
     return figure.update_layout(
         height=height,
@@ -22,7 +28,7 @@ def base_layout(figure: go.Figure, height: int) -> go.Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         hoverlabel={"align": "left"},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0, "title": None},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0, "title": legend},
     )
 
 
@@ -33,12 +39,14 @@ def profile(
     title: str,
     band_name: str,
     marked: Sequence[int] = (),
+    ring: str = "stands out",
     height: int = 330,
 ) -> go.Figure:
     """How does one trace run against the values usual at each position?
 
     values: columns k, text and the measure. band: from `reference_band`. `marked`: positions that
-    an audit named; they get a ring. Positions without a reference have no band below them.
+    an audit named; they get a ring, named `ring` in the legend. Positions without a reference have
+    no band below them.
     """
     figure = go.Figure()
     k = band.index.to_numpy()
@@ -60,10 +68,14 @@ def profile(
                     customdata=band[["n"]].to_numpy(),
                     hovertemplate="median %{y:.2f} of n = %{customdata[0]}<extra></extra>",
                 ),
-                go.Scatter(
-                    x=k, y=band["q99"], mode="lines", name="99 %",
-                    line={"color": CALM, "width": 1, "dash": "dash"},
-                    hovertemplate="99 %: %{y:.2f}<extra></extra>",
+                *(
+                    go.Scatter(
+                        x=k, y=band[edge], mode="lines", name=name,
+                        line={"color": CALM, "width": 1, "dash": "dash"},
+                        hovertemplate=f"{name}: %{{y:.2f}}<extra></extra>",
+                    )
+                    for edge, name in EDGES.get(measure, EDGES["energy"]).items()
+                    if edge in band
                 ),
             ]
         )  # fmt: skip
@@ -86,7 +98,7 @@ def profile(
                 x=rings["k"],
                 y=rings[measure],
                 mode="markers",
-                name="stands out",
+                name=ring,
                 hoverinfo="skip",
                 marker={
                     "size": 18,

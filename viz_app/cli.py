@@ -17,9 +17,9 @@ def app_command(
     runs_dir: Annotated[Path, typer.Argument(metavar="RUNS_DIR", help="Folder with runs.")],
     host: Host = "127.0.0.1",
     port: Port = 8501,
-    no_browser: Annotated[bool, typer.Option(help="Do not open a browser.")] = False,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser.")] = True,
     allow_remote: Annotated[
-        bool, typer.Option(help="Listen beyond this machine. There is no login.")
+        bool, typer.Option("--allow-remote", help="Listen beyond this machine. There is no login.")
     ] = False,
 ) -> None:
     """Look at runs, thoughts, traces and audits in a local web page.
@@ -29,11 +29,13 @@ def app_command(
     from viz_app.server import check_host, serve
 
     check_host(host, allow_remote)
-    serve(runs_dir, host, port, browser=not no_browser)
+    serve(runs_dir, host, port, browser=browser)
 
 
 def demo(
-    headless: Annotated[bool, typer.Option(help="Do everything but serve the page.")] = False,
+    headless: Annotated[
+        bool, typer.Option("--headless", help="Do everything but serve the page.")
+    ] = False,
     runs_dir: Annotated[Path, typer.Option(help="Where the demo's runs go.")] = Path("runs/demo"),
     port: Port = 8501,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,

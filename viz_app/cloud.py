@@ -19,6 +19,7 @@ SYMBOLS = (
 )  # fmt: skip
 SEQUENTIAL = ("#3B4994", "#3F6FAE", "#3E93B0", "#5BB3A5", "#9CCB86", "#E0D268")
 OTHER = "other"
+UNKNOWN = "unknown"
 DIM = "rgba(140,150,165,0.28)"
 MAX_DISTINCT_NUMBERS = 12
 
@@ -31,7 +32,7 @@ def as_categories(values: pd.Series) -> pd.Series | None:
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         return None
     text = values.map({True: "yes", False: "no"}) if values_are_bool(values) else values
-    text = text.astype("object").where(text.notna(), "unknown").astype(str)
+    text = text.astype("object").where(text.notna(), UNKNOWN).astype(str)
     counts = text.value_counts()
     if len(counts) > len(CATEGORIES):
         keep = set(counts.index[: len(CATEGORIES) - 1])
@@ -52,12 +53,14 @@ def thought_map(
     path: pd.DataFrame | None = None,
     axes: tuple[str, str] = ("PC 1", "PC 2"),
     dark: bool = False,
+    title: str | None = None,
 ) -> go.Figure:
     """Where do the thoughts lie, coloured by one column, with one trace drawn as a path?
 
     points: columns x, y, value, k, text, row; `active` [n] bool, the others are dimmed and stay.
     path: the chosen trace's thoughts in order of k (same columns), or None. With a path the whole
-    cloud recedes. Every point carries its row number as customdata.
+    cloud recedes. Every point carries its row number as customdata. `title`: what the colours
+    mean, with its unit; the column's name if None.
     """
     figure = go.Figure()
     focus = path is not None and len(path) > 0
@@ -77,15 +80,17 @@ def thought_map(
             marker = {"color": DIM, "size": size - 1, "opacity": opacity}
             figure.add_trace(cloud(shown[unknown], name=f"no {colour}", marker=marker))
         shown = shown[~unknown]
+        values = pd.to_numeric(shown["value"]).to_numpy(dtype=float, na_value=np.nan)
+        wide = spans_decades(values)
         figure.add_trace(
             cloud(
                 shown,
                 name=colour,
                 showlegend=False,
                 marker={
-                    "color": pd.to_numeric(shown["value"]).to_numpy(dtype=float, na_value=np.nan),
+                    "color": np.log10(values) if wide else values,
                     "colorscale": list(SEQUENTIAL),
-                    "colorbar": colour_bar(shown["value"], colour),
+                    "colorbar": colour_bar(values, title or colour, wide),
                     "size": size,
                     "opacity": opacity,
                 },
@@ -93,13 +98,14 @@ def thought_map(
         )
     else:
         for i, name in enumerate(ordered(categories)):
+            missing = name == UNKNOWN
             figure.add_trace(
                 cloud(
                     shown[(categories == name).to_numpy()],
-                    name=name,
+                    name=f"no {colour}" if missing else name,
                     marker={
-                        "color": CATEGORIES[i],
-                        "symbol": SYMBOLS[i],
+                        "color": DIM if missing else CATEGORIES[i],
+                        "symbol": "circle" if missing else SYMBOLS[i],
                         "size": size,
                         "opacity": opacity,
                     },
@@ -110,12 +116,12 @@ def thought_map(
     figure.update_xaxes(title=axes[0], zeroline=False)
     figure.update_yaxes(title=axes[1], zeroline=False)
     figure.update_layout(dragmode="pan", clickmode="event+select")
-    return base_layout(figure, 600)
+    return base_layout(figure, 600, None if categories is None else title or colour)
 
 
 def ordered(categories: pd.Series) -> list[str]:
     """Category names in reading order: names sorted, "other" and "unknown" last."""
-    last = {OTHER: 1, "unknown": 2}
+    last = {OTHER: 1, UNKNOWN: 2}
     return sorted(categories.unique(), key=lambda name: (last.get(name, 0), name))
 
 
@@ -134,17 +140,26 @@ def cloud(points: pd.DataFrame, **options: object) -> go.Scattergl:
     )
 
 
-def colour_bar(values: pd.Series, title: str) -> dict[str, object]:
-    """A thin colour bar; few whole numbers get one tick each."""
+def spans_decades(values: np.ndarray, decades: float = 2.0) -> bool:
+    """Are the values positive and so far apart that a linear scale shows only the largest?"""
+    known = values[np.isfinite(values)]
+    return bool(len(known) and known.min() > 0 and known.max() > 10**decades * known.min())
+
+
+def colour_bar(values: np.ndarray, title: str, wide: bool = False) -> dict[str, object]:
+    """A thin colour bar; few whole numbers get one tick each, with `wide` each power of ten."""
     bar: dict[str, object] = {
-        "title": {"text": title, "side": "right"},
+        "title": {"text": f"{title}, log scale" if wide else title, "side": "right"},
         "thickness": 10,
         "outlinewidth": 0,
         "len": 0.9,
     }
-    known = pd.to_numeric(values).dropna()
+    known = values[np.isfinite(values)]
     distinct = np.unique(known)
-    if len(distinct) <= MAX_DISTINCT_NUMBERS and np.all(distinct == np.round(distinct)):
+    if wide:
+        powers = range(int(np.floor(np.log10(known.min()))), int(np.log10(known.max())) + 1)
+        bar |= {"tickvals": list(powers), "ticktext": [f"{10.0**power:g}" for power in powers]}
+    elif len(distinct) <= MAX_DISTINCT_NUMBERS and np.all(distinct == np.round(distinct)):
         bar |= {"tickvals": distinct.tolist(), "ticktext": [f"{value:.0f}" for value in distinct]}
     return bar
 

@@ -15,7 +15,7 @@ from nfcot_model.errors import UserError
 from nfcot_model.traces import Run, list_runs, read_run
 from viz_app.audits import Audit, audit_paths, read_audit
 from viz_app.bands import reference_band
-from viz_app.catalog import RunLine, read_json, run_line, stamp, thought_column
+from viz_app.catalog import RunLine, read_json, run_line, settings, stamp, thought_column
 from viz_app.projection import Projection, project, stratified_sample
 from viz_app.server import RUNS_DIR_VARIABLE
 
@@ -23,6 +23,7 @@ __all__ = [
     "audits_of",
     "band",
     "column",
+    "comparable_runs",
     "document",
     "label_names",
     "load_audit",
@@ -97,6 +98,19 @@ def audits_of(run: Run) -> list[Audit]:
             continue
         if audit.covers(run):
             found.append(audit)
+    return found
+
+
+def comparable_runs(run: Run) -> list[str]:
+    """Which other runs were thought by the same model in the same way, so that bands compare?"""
+    found = []
+    for path in list_runs(runs_dir()):
+        try:
+            same = settings(document(path / "run.json")) == settings(run.manifest)
+        except UserError:
+            continue
+        if same and path.name != run.name:
+            found.append(path.name)
     return found
 
 

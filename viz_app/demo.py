@@ -141,4 +141,12 @@ def _own_folder(out: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{error}, or delete {out.parent}: the demo makes it again") from error
+        raise UserError(
+            f"{error}, or delete {_in_the_way(out)}: the demo makes it again"
+        ) from error
+
+
+def _in_the_way(out: Path) -> str:
+    """Which folders must go before `out` is made? `tampered` is made from `clean`."""
+    names = [out.name] if out.name != "clean" else ["clean", "tampered"]
+    return " and ".join(str(out.parent / name) for name in names if (out.parent / name).exists())

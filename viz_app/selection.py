@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["clamp_range", "clicked_row", "nearby", "neighbour", "selected_rows"]
+__all__ = ["clamp_range", "clicked_row", "first_of", "nearby", "neighbour", "selected_rows"]
 
 
 def clicked_row(event: Mapping[str, Any] | None) -> int | None:
@@ -28,6 +28,11 @@ def clicked_row(event: Mapping[str, Any] | None) -> int | None:
 def selected_rows(event: Mapping[str, Any] | None) -> list[int]:
     """Which rows of a table are selected?"""
     return list(((event or {}).get("selection") or {}).get("rows") or [])
+
+
+def first_of(names: Sequence[str], *wanted: Any) -> str:
+    """Which of the wanted names exists? The first that does; the first of all when none does."""
+    return next((name for name in wanted if name in names), names[0])
 
 
 def neighbour(ids: Sequence[str], current: str | None, step: int) -> str | None:

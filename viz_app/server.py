@@ -113,7 +113,8 @@ def serve(runs_dir: Path, host: str = "127.0.0.1", port: int = 8501, browser: bo
         import streamlit as st
     except ModuleNotFoundError as error:
         raise UserError(
-            f"the dashboard needs {error.name}; install it with: pip install 'nfcot-scope[app]'"
+            f"the dashboard needs {error.name}; install it in the source folder with: "
+            "pip install -c constraints.txt -e '.[app]'"
         ) from error
     os.environ[RUNS_DIR_VARIABLE] = str(runs_dir)
     st.App(HERE / "app.py").run(config=server_config(host, port, browser))

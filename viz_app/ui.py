@@ -10,12 +10,12 @@ import streamlit as st
 
 from nfcot_model.errors import UserError
 from nfcot_model.traces import Run, list_runs
+from viz_app.address import asked_for, choose, from_elsewhere, kept_menu, remember
 from viz_app.data import load_run, runs_dir
 from viz_app.selection import nearby
 
 __all__ = [
     "MENU_LIMIT",
-    "asked_for",
     "forget_trace",
     "how_to_make_a_run",
     "is_dark",
@@ -53,18 +53,11 @@ def how_to_make_a_run(folder: Path) -> None:
     st.write("Record a run from the shipped model, or do the whole tour at once:")
     st.code(
         "nfcot world make digits --split test --seed 7 -n 500 -o problems.jsonl\n"
-        f"nfcot trace MODEL problems.jsonl -o {folder}/my-run --tau 0.7\n"
+        f"nfcot trace demo problems.jsonl -o {folder}/my-run --tau 0.7\n"
         "\n"
         f"nfcot demo --runs-dir {folder}",
         language="bash",
     )
-
-
-def asked_for(key: str) -> Any:
-    """What does the reader want of a bound menu: the last choice, else the address, else None."""
-    if key in st.session_state:
-        return st.session_state[key]
-    return st.query_params.get(key)
 
 
 def pick_run(where: st.delta_generator.DeltaGenerator | None = None) -> Run | None:
@@ -77,20 +70,8 @@ def pick_run(where: st.delta_generator.DeltaGenerator | None = None) -> Run | No
     if not names:
         how_to_make_a_run(folder)
         return None
-    asked = asked_for("run")
-    if asked not in names:
-        if asked:
-            st.warning(f"There is no run named {asked!r} here; {names[0]!r} is shown instead.")
-        st.session_state["run"] = names[0]
-    name = (where or st).selectbox(
-        "Run",
-        names,
-        index=None,
-        key="run",
-        bind="query-params",
-        on_change=forget_trace,
-    )
-    path = folder / (name or names[0])
+    name = kept_menu("Run", names, "run", where or st.container(), on_change=forget_trace)
+    path = folder / name
     try:
         return load_run(path)
     except UserError as error:
@@ -99,22 +80,33 @@ def pick_run(where: st.delta_generator.DeltaGenerator | None = None) -> Run | No
 
 
 def forget_trace() -> None:
-    """A trace belongs to its run: choosing another run drops it."""
-    st.session_state["trace"] = None
+    """A trace belongs to its run, and so does its band: choosing another run drops both."""
+    choose("trace", None)
+    st.session_state["reference"] = None
 
 
 def pick_trace(
-    run: Run, ids: list[str], where: st.delta_generator.DeltaGenerator | None = None
+    run: Run,
+    ids: list[str],
+    where: st.delta_generator.DeltaGenerator | None = None,
+    first: bool = False,
 ) -> str | None:
     """Which trace is open? A menu bound to `?trace=`, None while nothing is chosen.
 
     The menu offers up to `MENU_LIMIT` ids around the current one; any other id of the run can be
-    typed or linked. An id that the run does not hold gives a warning and None.
+    typed or linked. An id that the run does not hold gives a warning and None. A page opened
+    without a run in its address keeps the last trace of the run; with `first`, the first of `ids`
+    is chosen and written to the address when there is none.
     """
-    current = asked_for("trace")
     known = set(run.traces["trace_id"])
+    current = asked_for("trace")
+    if current is None and from_elsewhere("trace") in known:
+        current = from_elsewhere("trace")
+    if current is None and first and ids:
+        current = ids[0]
+    choose("trace", current)
     offered = nearby(ids, current, MENU_LIMIT)
-    if isinstance(current, str) and current in known and current not in offered:
+    if current in known and current not in offered:
         offered = [current, *offered]
     chosen = (where or st).selectbox(
         "Trace",
@@ -125,6 +117,9 @@ def pick_trace(
         accept_new_options=True,
         placeholder="Choose or paste an id",
     )
+    if chosen is None and first and ids:
+        st.rerun()
+    remember("trace", chosen)
     if chosen is not None and chosen not in known:
         st.warning(f"This run holds no trace {chosen!r}.", icon=":material/link_off:")
         return None

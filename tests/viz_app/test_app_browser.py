@@ -59,7 +59,7 @@ def address(store: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     code = (
         "from pathlib import Path; from viz_app.cli import app_command; "
-        f"app_command(Path({str(store)!r}), port={port}, no_browser=True)"
+        f"app_command(Path({str(store)!r}), port={port}, browser=False)"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     server = subprocess.Popen(
@@ -220,6 +220,28 @@ def test_a_deep_link_opens_its_trace_and_follows_the_theme(page, address, store)
         arg=light,
     )
     assert sum(background_levels(light)) > sum(background_levels(background(page)))
+
+
+def test_pages_keep_the_run_and_their_address_says_so(page, address) -> None:
+    page.goto(f"{address}/trace?run=tampered&subset=flagged")
+    page.wait_for_url("**&trace=*")
+    trace = menu(page, "Trace").input_value()
+    page.get_by_role("link", name="Map").click()
+    page.wait_for_url(f"**/map?run=tampered&trace={trace}")
+    page.get_by_text("thoughts of 40 traces shown").wait_for()
+    assert menu(page, "Run").input_value() == "tampered"
+    assert menu(page, "Trace").input_value() == trace
+    page.goto(f"{address}/audit?audit=tampered")
+    page.get_by_text("What an audit cannot see").wait_for()
+    page.get_by_role("link", name="Trace", exact=True).click()
+    page.wait_for_url("**/trace?run=tampered&trace=*")
+    assert menu(page, "Run").input_value() == "tampered"
+    page.go_back()
+    page.wait_for_url("**/audit?audit=tampered")
+    page.wait_for_function(
+        "document.querySelector('[role=combobox][aria-label*=Audit], input[role=combobox]')"
+        "?.value === 'tampered'"
+    )
 
 
 def background(page) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -344,3 +345,92 @@ def test_an_unknown_trace_id_is_reported_not_replaced(open_page) -> None:
     assert not at.exception
     assert "holds no trace '0123456789abcdef'" in at.warning[0].value
     assert not at.dataframe
+
+
+def test_the_run_and_the_trace_stay_chosen_from_page_to_page(open_page, store: Path) -> None:
+    at = open_page("trace", run="tampered", subset="flagged")
+    trace = at.selectbox(key="trace").value
+    for page in ("map", "trace"):
+        at = away(at, page)
+        assert at.selectbox(key="run").value == "tampered"
+        assert at.selectbox(key="trace").value == trace
+
+
+def test_the_audited_run_is_the_one_that_the_other_pages_open(open_page) -> None:
+    at = away(open_page("audit", audit="tampered"), "trace")
+    assert at.selectbox(key="run").value == "tampered"
+    at = away(at, "runs")
+    assert at.selectbox(key="run").value == "tampered"
+
+
+def away(at: AppTest, page: str) -> AppTest:
+    """A click in the menu bar: another page, an empty address."""
+    at.query_params.clear()
+    at = at.switch_page(f"app_pages/{page}.py").run()
+    assert not at.exception
+    return at
+
+
+def test_an_emptied_menu_fills_itself_again(open_page) -> None:
+    at = open_page("map", run="tampered")
+    at.selectbox(key="run").set_value(None).run()
+    assert not at.exception
+    assert at.selectbox(key="run").value == "tampered"
+
+
+def test_the_band_comes_from_the_calibration_run_of_the_audit(open_page) -> None:
+    at = open_page("trace", run="tampered")
+    assert at.selectbox(key="reference").value == "clean"
+    assert "5–95 % of clean" in [trace.get("name") for trace in figure(at)["data"]]
+    assert "widens its own band" not in text_of(at)
+    at.selectbox(key="run").set_value("ragged").run()
+    assert at.selectbox(key="reference").value == "this run"
+    assert "widens its own band" in text_of(at)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"checkpoint_hash": "another"}, {"tau": 0.5}, {"manifest": {"decode": {"dtype": "bfloat16"}}}],
+)
+def test_only_runs_of_the_same_model_and_settings_lend_their_band(
+    other: dict, open_page, tmp_path: Path
+) -> None:
+    synthetic_run(tmp_path / "one", n=5)
+    synthetic_run(tmp_path / "two", n=5, seed=3)
+    synthetic_run(tmp_path / "other", n=5, **other)
+    at = open_page("trace", folder=tmp_path, run="one", reference="other")
+    assert at.selectbox(key="reference").options == ["this run", "two"]
+    assert at.selectbox(key="reference").value == "this run"
+    assert "reference 'other'" in at.warning[0].value
+
+
+def test_a_problem_without_answer_and_split_leaves_no_gap(
+    open_page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synthetic_run(tmp_path / "run", n=2)
+    run = read_run(tmp_path / "run")
+    blank = run.traces.assign(reference_answer=float("nan"), split="", world="user")
+    monkeypatch.setattr("viz_app.ui.load_run", lambda path: replace(run, traces=blank))
+    at = open_page("trace", folder=tmp_path, run="run")
+    assert not at.exception
+    assert "nan" not in [block.value for block in at.code]
+    assert "1 of 2 · user · tau 0.7" in text_of(at)
+
+
+@pytest.mark.parametrize(
+    ("page", "address"),
+    [
+        ("map", {"run": "clean", "space": "foo"}),
+        ("map", {"run": "clean", "colour": "bar"}),
+        ("map", {"run": "clean", "at": "99"}),
+        ("trace", {"run": "clean", "measure": "foo"}),
+        ("trace", {"run": "clean", "reference": "nix"}),
+        ("trace", {"run": "clean", "subset": "some"}),
+        ("audit", {"audit": "tampered", "flag": "zzz"}),
+    ],
+)
+def test_each_unknown_name_in_an_address_is_reported(page: str, address: dict, open_page) -> None:
+    at = open_page(page, **address)
+    assert not at.exception
+    name, value = list(address.items())[-1]
+    assert any(f"{name} {value!r}" in warning.value for warning in at.warning)

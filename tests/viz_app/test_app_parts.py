@@ -74,7 +74,7 @@ def test_rows_that_are_not_finite_do_not_move_the_plane() -> None:
 def test_the_band_holds_the_quantiles_of_each_position() -> None:
     thoughts = pd.DataFrame({"k": [0] * 101 + [1] * 11, "energy": [*range(101), *range(11)]})
     band = reference_band(thoughts, "energy")
-    assert band.loc[0, ["q05", "q50", "q95", "q99"]].tolist() == [5, 50, 95, 99]
+    assert band.loc[0, ["q01", "q05", "q50", "q95", "q99"]].tolist() == [1, 5, 50, 95, 99]
     assert band.loc[1, "q50"] == 5
     assert band["n"].tolist() == [101, 11]
 
@@ -181,7 +181,7 @@ def test_thoughts_without_the_number_are_dimmed_and_said_to_be_without() -> None
 
 
 def band(k: int) -> pd.DataFrame:
-    row = {"q05": 1.0, "q50": 3.0, "q95": 8.0, "q99": 10.0, "n": 500}
+    row = {"q01": 0.5, "q05": 1.0, "q50": 3.0, "q95": 8.0, "q99": 10.0, "n": 500}
     return pd.DataFrame([row] * k, index=pd.RangeIndex(k, name="k"))
 
 
@@ -194,6 +194,32 @@ def test_the_profile_rings_what_stands_out_and_keeps_the_band_readable() -> None
     calm = charts.profile(values.assign(energy=4.0), band(3), "energy", "energy", "of clean")
     assert calm.layout.yaxis.type is None
     assert "stands out" not in {trace.name for trace in calm.data}
+
+
+@pytest.mark.parametrize(("measure", "edges"), [("energy", {"99 %", "1 %"}), ("logp", {"1 %"})])
+def test_the_profile_draws_the_edges_on_the_unusual_side(measure: str, edges: set[str]) -> None:
+    values = pd.DataFrame({"k": [0], measure: [3.0], "text": ["a"]})
+    figure = charts.profile(values, band(1), measure, measure, "of clean", [0], "largest")
+    names = {trace.name for trace in figure.data}
+    assert names & {"99 %", "1 %"} == edges
+    assert "largest" in names
+
+
+def test_numbers_over_many_decades_are_coloured_by_their_logarithm() -> None:
+    thoughts = points().assign(value=[1.0, 2.0, 3.0, 4.0, 5.0, 1000.0])
+    every = np.ones(6, dtype=bool)
+    (trace,) = cloud.thought_map(thoughts, "energy", every, title="energy (no unit)").data
+    assert trace.marker.colorbar.title.text == "energy (no unit), log scale"
+    assert list(trace.marker.colorbar.ticktext) == ["1", "10", "100", "1000"]
+    assert max(trace.marker.color) == pytest.approx(3)
+
+
+def test_names_have_a_titled_legend_and_missing_ones_are_grey() -> None:
+    thoughts = points().assign(value=["add", "times", None] * 2)
+    figure = cloud.thought_map(thoughts, "operation", np.ones(6, dtype=bool))
+    assert figure.layout.legend.title.text == "operation"
+    assert figure.data[-1].name == "no operation"
+    assert figure.data[-1].marker.color == cloud.DIM
 
 
 def test_a_profile_without_a_reference_shows_the_trace_alone() -> None:

@@ -72,7 +72,7 @@ def test_a_repetition_reuses_the_runs(runs_dir: Path, plan: DemoPlan) -> None:
 def test_another_plan_in_the_same_folder_is_refused(runs_dir: Path, plan: DemoPlan) -> None:
     before = files(runs_dir)
     with pytest.raises(
-        UserError, match=r"holds another run .*or delete .*: the demo makes it again"
+        UserError, match=r"holds another run .*or delete \S+/calibration: the demo makes it again"
     ):
         run_demo(runs_dir, plan=replace(plan, tau=0.5))
     assert files(runs_dir) == before

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
 from analyses.report import CANNOT_SEE, NEGATIVE_STATEMENT
 from nfcot_model.errors import UserError
+from viz_app.address import kept, kept_menu, remember, warn_unknown
 from viz_app.audits import Audit, audit_paths, flag_table
 from viz_app.bands import MEASURES
 from viz_app.charts import p_value_histogram, profile
 from viz_app.data import band, load_audit, load_run, runs_dir
 from viz_app.selection import selected_rows
-from viz_app.ui import asked_for, trouble
+from viz_app.ui import trouble
 
 FLAG_COLUMNS: dict[str, Any] = {
     "trace_id": "Trace",
@@ -130,7 +132,16 @@ def show_flag(audit: Audit, trace_id: str) -> None:
     marked = audit.thoughts_of(trace_id)
     left, right = st.columns([1.7, 1], gap="large")
     left.plotly_chart(
-        profile(thoughts, usual, "energy", MEASURES["energy"], source, marked, height=300),
+        profile(
+            thoughts,
+            usual,
+            "energy",
+            MEASURES["energy"],
+            source,
+            marked,
+            ring=audit.ring(trace_id),
+            height=300,
+        ),
         key="flag_profile",
         config={"displayModeBar": False},
         alt=f"Energy of each thought of {trace_id} over the band of clean traces.",
@@ -139,9 +150,8 @@ def show_flag(audit: Audit, trace_id: str) -> None:
         entry = next(flag for flag in audit.flagged if flag["trace_id"] == trace_id)
         top = entry.get("stands_out") or {}
         if "k" in top:
-            st.markdown(
-                f"Thought **k = {top['k']}** stands out, z = {top['z']:+.2f}; it decodes to"
-            )
+            verb = "stands out" if audit.ring(trace_id) == "stands out" else "is the largest"
+            st.markdown(f"Thought **k = {top['k']}** {verb}, z = {top['z']:+.2f}; it decodes to")
             st.code(top.get("text") or "(not decoded)", language=None, wrap_lines=True)
         st.dataframe(
             thoughts[["k", "text", "energy"]],
@@ -158,6 +168,17 @@ def show_flag(audit: Audit, trace_id: str) -> None:
             icon=":material/arrow_forward:",
             query_params={"run": run.name, "trace": trace_id},
         )
+
+
+def about_run(paths: dict[str, Path], run: str | None) -> list[str]:
+    """Which audits are about the run that was last looked at?"""
+    found = []
+    for name, path in paths.items():
+        try:
+            found += [name] if load_audit(path).run_name == run else []
+        except UserError:
+            continue
+    return found
 
 
 def blind_spots() -> None:
@@ -180,14 +201,22 @@ if not paths:
     blind_spots()
     st.stop()
 
-asked = asked_for("audit")
-if asked not in paths:
-    if asked:
-        st.warning(f"There is no audit named {asked!r} here; the newest is shown instead.")
-    st.session_state["audit"] = next(iter(paths))
 bar = st.columns([2, 1, 1, 1.5], vertical_alignment="bottom")
-name = bar[0].selectbox("Audit", list(paths), index=None, key="audit", bind="query-params")
-audit = load_audit(paths[name or next(iter(paths))])
+names = about_run(paths, kept("run"))
+audit = load_audit(
+    paths[
+        kept_menu(
+            "Audit",
+            list(paths),
+            "audit",
+            bar[0],
+            keep=kept("audit") in names,
+            fallback=next(iter(names), None),
+        )
+    ]
+)
+if audit.run_name:
+    remember("run", audit.run_name)
 bar[1].download_button(
     "JSON",
     json.dumps(audit.summary, indent=2, ensure_ascii=False),
@@ -244,6 +273,7 @@ with right:
 if not flags.empty:
     ids = flags["trace_id"].tolist()
     with st.container(border=True):
+        warn_unknown("flag", ids, f"{ids[0]!r} is shown instead")
         chosen = st.selectbox("Flag", ids, key="flag", bind="query-params", width=420)
         show_flag(audit, chosen if chosen in ids else ids[0])
 

@@ -9,6 +9,8 @@ import pandas as pd
 import streamlit as st
 
 from nfcot_model.traces import Run
+from viz_app.address import warn_unknown
+from viz_app.bands import MEASURES as TITLES
 from viz_app.cloud import thought_map
 from viz_app.data import column, label_names, projection, sample
 from viz_app.selection import clamp_range, clicked_row
@@ -20,6 +22,7 @@ SPACES = {
     "eps": "noise eps",
     "mu": "predicted means mu",
 }
+SPACES_HELP = "Which vector of a thought is drawn: " + ", ".join(SPACES.values()) + "."
 MEASURES = ["k", "logp", "energy", "logvol", "match", "correct", "verdict", "K"]
 
 
@@ -39,8 +42,10 @@ if run.thoughts.empty:
     st.info("This run holds no thoughts yet.", icon=":material/hourglass_empty:")
     st.stop()
 
-space = bar[1].selectbox("Space", list(SPACES), key="space", bind="query-params", help=str(SPACES))
+warn_unknown("space", SPACES, "u is shown instead")
+space = bar[1].selectbox("Space", list(SPACES), key="space", bind="query-params", help=SPACES_HELP)
 labels = [name for name in label_names(run.path) if name not in MEASURES]
+warn_unknown("colour", [*MEASURES, *labels], "k is shown instead")
 colour = bar[2].selectbox(
     "Colour by",
     [*MEASURES, *labels],
@@ -50,6 +55,7 @@ colour = bar[2].selectbox(
 )
 last = int(run.thoughts["k"].max())
 low, high = 0, last
+warn_unknown("at", [str(k) for k in range(last + 1)], "positions are cut to this run's")
 if last > 0:
     if st.session_state.get("at_run", run.hash) != run.hash:
         st.session_state["at"] = (0, last)
@@ -90,6 +96,7 @@ with left:
         path,
         axes=(f"PC 1 of {space} ({share[0]})", f"PC 2 of {space} ({share[1]})"),
         dark=is_dark(),
+        title=TITLES.get(colour, colour),
     )
     figure.update_layout(uirevision=f"{run.hash}/{space}")
     st.plotly_chart(

@@ -41,18 +41,18 @@ COLUMNS: dict[str, Any] = {
 ARTEFACT_COLUMNS: dict[str, Any] = {
     "name": "Name",
     "run": "Run",
-    "scorer": "Scorer",
-    "statistic": "Statistic",
-    "alpha": st.column_config.NumberColumn("alpha", format="%.3f"),
     "n": st.column_config.NumberColumn("n", format="localized"),
     "flagged": st.column_config.NumberColumn("Flagged", format="localized"),
-    "site": "Site",
-    "label": "Label",
+    "alpha": st.column_config.NumberColumn("alpha", format="%g"),
     "accuracy": st.column_config.NumberColumn("Accuracy", format="percent"),
     "interval": st.column_config.TextColumn("95 % interval", help="Clustered over groups."),
     "shuffled": st.column_config.NumberColumn(
         "Shuffled labels", format="percent", help="The same probe fitted on shuffled labels."
     ),
+    "site": "Site",
+    "label": "Label",
+    "scorer": "Scorer",
+    "statistic": "Statistic",
     "trouble": "Trouble",
 }
 
@@ -80,6 +80,7 @@ def artefact_table(kind: str, file: str) -> None:
     event = st.dataframe(
         rows,
         hide_index=True,
+        column_order=[column for column in ARTEFACT_COLUMNS if any(column in row for row in rows)],
         column_config=ARTEFACT_COLUMNS,
         key=f"{kind}_table",
         on_select="rerun",
@@ -148,10 +149,7 @@ with st.container(border=True):
         with st.expander("Manifest"):
             st.json(run.manifest)
 
-left, right = st.columns(2, gap="large")
-with left:
-    st.subheader("Audits")
-    artefact_table("audits", "audit.json")
-with right:
-    st.subheader("Probes")
-    artefact_table("probes", "probe.json")
+st.subheader("Audits")
+artefact_table("audits", "audit.json")
+st.subheader("Probes")
+artefact_table("probes", "probe.json")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from nfcot_model.errors import UserError
-from nfcot_model.traces import list_runs
+from viz_app.address import kept_menu, warn_unknown
 from viz_app.bands import MEASURES
 from viz_app.charts import profile
-from viz_app.data import audits_of, band, runs_dir
+from viz_app.data import audits_of, band, comparable_runs, runs_dir
 from viz_app.selection import neighbour
-from viz_app.ui import asked_for, pick_run, pick_trace, trouble, verdict_badge
+from viz_app.ui import pick_run, pick_trace, trouble, verdict_badge
 
+OWN = "this run"
 THOUGHT_COLUMNS: dict[str, Any] = {
     "k": st.column_config.NumberColumn("k", width="small"),
     "text": "Decoded thought",
@@ -23,6 +25,11 @@ THOUGHT_COLUMNS: dict[str, Any] = {
     "energy": st.column_config.NumberColumn("Energy", format="%.2f"),
     "logvol": st.column_config.NumberColumn("Log-volume (nats)", format="%.2f"),
 }
+
+
+def given(value: Any) -> bool:
+    """Does the problem say this? Neither missing nor empty."""
+    return bool(pd.notna(value) and value)
 
 
 def step_to(step: int) -> None:
@@ -46,6 +53,7 @@ subsets = {
     "wrong": run.traces.loc[~run.traces["correct"].astype(bool), "trace_id"],
     "flagged": run.traces.loc[run.traces["trace_id"].isin(flagged), "trace_id"],
 }
+warn_unknown("subset", subsets, "all traces are stepped through instead")
 subset = bar[2].segmented_control(
     "Step through",
     list(subsets),
@@ -56,9 +64,7 @@ subset = bar[2].segmented_control(
     help=" · ".join(f"{name}: {len(ids):,} traces" for name, ids in subsets.items()),
 )
 ids = subsets[subset or "all"].tolist()
-if asked_for("trace") is None and ids:
-    st.session_state["trace"] = ids[0]
-trace_id = pick_trace(run, ids, bar[1])
+trace_id = pick_trace(run, ids, bar[1], first=True)
 bar[3].button(
     "Previous", shortcut="k", on_click=step_to, args=(-1,), disabled=not ids, width="stretch"
 )
@@ -73,6 +79,7 @@ if trace_id is None:
 trace = run.traces[run.traces["trace_id"] == trace_id].iloc[0]
 thoughts = run.thoughts[run.thoughts["trace_id"] == trace_id]
 named = sorted({k for audit in flags for k in audit.thoughts_of(trace_id)})
+ring = max((audit.ring(trace_id) for audit in flags), default="stands out")
 
 with st.container(horizontal=True, vertical_alignment="center"):
     verdict_badge(trace)
@@ -87,9 +94,9 @@ with st.container(horizontal=True, vertical_alignment="center"):
                     color="red",
                 )
     where = ids.index(trace_id) + 1 if trace_id in ids else "–"
-    st.caption(
-        f"{where} of {len(ids):,} · {trace['world']} / {trace['split']} · tau {trace['tau']:g}"
-    )
+    origin = " / ".join(str(trace[name]) for name in ("world", "split") if given(trace[name]))
+    facts = [f"{where} of {len(ids):,}", origin, f"tau {trace['tau']:g}"]
+    st.caption(" · ".join(fact for fact in facts if fact))
 
 left, right = st.columns(2, gap="large")
 with left:
@@ -98,11 +105,12 @@ with left:
 with right:
     st.markdown("##### Answer")
     st.code(trace["answer"], language="python", wrap_lines=True)
-    if trace["verdict_detail"]:
+    if given(trace["verdict_detail"]):
         st.caption(f"{trace['verdict']}: {trace['verdict_detail']}")
-    if trace["reference_answer"] and trace["reference_answer"] != trace["answer"]:
+    expected = trace["reference_answer"]
+    if given(expected) and expected != trace["answer"]:
         st.caption("Reference answer")
-        st.code(trace["reference_answer"], language="python", wrap_lines=True)
+        st.code(expected, language="python", wrap_lines=True)
 
 st.markdown("##### Thoughts")
 st.dataframe(
@@ -118,37 +126,47 @@ st.caption(
 
 head, choose_measure, choose_reference = st.columns([2, 1.4, 1.4], vertical_alignment="bottom")
 head.markdown("##### Likelihood profile")
+warn_unknown("measure", MEASURES, "energy is shown instead")
 measure = choose_measure.segmented_control(
     "Measure", list(MEASURES), default="energy", required=True, key="measure", bind="query-params"
 )
-others = [path.name for path in list_runs(runs_dir()) if path.name != run.name]
-reference = choose_reference.selectbox(
+others = comparable_runs(run)
+reference = kept_menu(
     "Band from",
-    ["this run", *others],
-    key="reference",
-    bind="query-params",
-    help="Quantiles at each position over all traces of this run, or of a calibration run.",
+    [OWN, *others],
+    "reference",
+    choose_reference,
+    fallback=next((a.calibration_name for a in flags if a.calibration_name in others), None),
+    keep=False,
+    help="Quantiles at each position over all traces of a run. Offered are the runs of the same "
+    "checkpoint, tau, dtype and template.",
 )
 measure = measure or "energy"
-source = run.path if reference in (None, "this run") else runs_dir() / reference
+source = run.path if reference == OWN else runs_dir() / reference
 try:
     usual = band(source, measure)
 except UserError as error:
     trouble(error, source)
-    usual = band(run.path, measure)
+    source = run.path
+    usual = band(source, measure)
 usual = usual[usual.index <= max(int(thoughts["k"].max()) if len(thoughts) else 0, 1)]
 st.plotly_chart(
-    profile(thoughts, usual, measure, MEASURES[measure], f"of {source.name}", named),
+    profile(thoughts, usual, measure, MEASURES[measure], f"of {source.name}", named, ring),
     key="profile",
     config={"displayModeBar": False},
-    alt=f"{measure} of each thought of this trace over the 5, 50, 95 and 99 % quantiles of "
+    alt=f"{measure} of each thought of this trace over the usual quantiles of "
     f"{source.name} at the same position.",
 )
 if len(usual):
+    itself = (
+        ", which is this run itself: whatever is unusual in it widens its own band"
+        if source == run.path
+        else ""
+    )
     st.caption(
         f"Band: quantiles at each position over {int(usual['n'].min()):,}–"
-        f"{int(usual['n'].max()):,} thoughts of {source.name}. One trace leaves the 5–95 % band "
-        "somewhere by chance alone; the audit accounts for that, this picture does not."
+        f"{int(usual['n'].max()):,} thoughts of {source.name}{itself}. One trace leaves the "
+        "5–95 % band somewhere by chance alone; the audit accounts for that, this picture does not."
     )
 
 totals = st.columns(5)

@@ -231,7 +231,9 @@ def test_presets_and_folders_that_do_not_fit_are_refused(tmp_path) -> None:
         load_config(None, tmp_path / "none.yaml")
     with pytest.raises(UserError, match="run `nfcot train warmup`"):
         train(small(), ["joint"], tmp_path / "t")
-    other = small().model_copy(update={"seed": 9})
+    assert not (tmp_path / "t").exists(), "a refused training writes nothing"
+    train(small(codec=1), ["codec"], tmp_path / "t")
+    other = small(codec=1).model_copy(update={"seed": 9})
     with pytest.raises(UserError, match="holds another training"):
         train(other, ["codec"], tmp_path / "t")
     (tmp_path / "full").mkdir()
