@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nfcot_model.evaluation import SWAP_TAU
+
 if TYPE_CHECKING:
     from nfcot_model.evaluation.cells import Cell
     from nfcot_model.evaluation.swaps import SwapFigures
-
-SWAP_TAU = 0.7
 
 
 def evaluate(
@@ -111,7 +111,6 @@ def evaluate(
         seed=seed,
         controls=control or [],
         swaps=swapped,
-        swap_tau=SWAP_TAU,
         device=device,
         report=show,
     )

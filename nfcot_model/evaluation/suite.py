@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nfcot_model.evaluation import SWAP_TAU
 from nfcot_model.evaluation.cells import Cell, evaluate_cell, evaluate_explicit, evaluate_oracle
 from nfcot_model.evaluation.swaps import SwapFigures, evaluate_swaps, pooled
 from nfcot_model.reasoners import load_reasoner
@@ -66,7 +67,7 @@ def evaluate(
     seed: int = 0,
     controls: Sequence[Path] = (),
     swaps: Sequence[list[Problem]] = (),
-    swap_tau: float = 0.7,
+    swap_tau: float = SWAP_TAU,
     device: str = "cpu",
     report: Callable[[Cell | SwapFigures], None] | None = None,
 ) -> Evaluation:

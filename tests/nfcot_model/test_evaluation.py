@@ -175,6 +175,22 @@ def test_the_command_prints_one_json_document(tmp_path) -> None:
     assert table[-1].startswith("| digits | 0.7 | ")
 
 
+def test_the_tau_of_swaps_is_written_in_one_place() -> None:
+    import inspect
+
+    from nfcot_model.evaluation import SWAP_TAU, cli, suite
+
+    assert inspect.signature(suite.evaluate).parameters["swap_tau"].default is SWAP_TAU
+    assert "swap_tau=" not in inspect.getsource(cli)
+    assert (
+        f"at tau {SWAP_TAU:g}"
+        in inspect.signature(cli.evaluate, eval_str=True)
+        .parameters["swaps"]
+        .annotation.__metadata__[0]
+        .help
+    )
+
+
 @pytest.mark.parametrize("steps", ["2-", "-3", "x", "2--3", ""])
 def test_steps_are_a_number_or_a_range(steps) -> None:
     with pytest.raises(UserError, match="a number or a range"):
