@@ -142,7 +142,8 @@ def fsck(
         state = "whole" if health.whole else "not whole"
         console.print(
             f"{health.run}: {state}; {health.traces} traces in {health.shards} shards,"
-            f" {health.missing} missing",
+            f" {health.missing} missing"
+            + ("" if health.carries_problems else "; without its problems (trace again to add)"),
             markup=False,
         )
     if not health.whole:

@@ -24,7 +24,7 @@ from nfcot_model.traces.reader import committed_shards, read_traces_file
 from nfcot_model.traces.records import Batch, Draw, shard_columns
 from nfcot_model.traces.schema import SHARD_SIZE, shard_name, shard_paths
 from nfcot_model.traces.settings import Settings, check_problems, new_manifest
-from nfcot_model.traces.writer import commit_shard, discard_empty, open_run, writing
+from nfcot_model.traces.writer import commit_shard, discard_empty, keep_problems, open_run, writing
 from nfcot_model.worlds.problem import Check, Problem
 
 __all__ = ["Checker", "CollectSummary", "collect"]
@@ -75,7 +75,8 @@ def collect(
 
     tau = 0 takes the mean thought; its energies are 0, and the scale of energies is then that of
     tau = 1. activations: "thoughts" stores the last layer's state at each thought, "all" every
-    layer's. progress: called with the number of traces that became part of the run.
+    layer's. The run carries the problems (`Run.problems`). progress: called with the number of
+    traces that became part of the run.
     Raises UserError, with nothing written, for values out of range, no problems, duplicate ids,
     an `out` that holds another run or anything else, and a full disk (whole shards stay).
     """
@@ -93,6 +94,7 @@ def collect(
     with ExitStack() as stack:
         stack.enter_context(writing(out))
         stack.callback(discard_empty, out)
+        keep_problems(out, manifest, problems)
         done = committed_shards(out)
         for shard in done:
             advance(read_traces_file(shard_paths(out, shard)[2]).num_rows)

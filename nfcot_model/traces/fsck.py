@@ -14,10 +14,11 @@ from nfcot_model.errors import UserError
 from nfcot_model.traces.reader import (
     committed_shards,
     read_manifest,
+    read_problem_set,
     read_shard,
 )
 from nfcot_model.traces.replay import REPLAY_TENSORS, disagree, replay
-from nfcot_model.traces.schema import shard_paths
+from nfcot_model.traces.schema import PROBLEMS, shard_paths
 from nfcot_model.traces.writer import row_hash, writing
 
 __all__ = ["Health", "check_run"]
@@ -27,18 +28,22 @@ __all__ = ["Health", "check_run"]
 class Health:
     """What is wrong with a run?
 
-    damaged: committed shards that cannot be trusted, with the file and the reason. leftovers:
-    files that no committed shard owns (a killed writer's; harmless). missing: how many of the
-    traces that the manifest promises are not there (trace again to add them). repaired: files
-    that were removed; a removed shard's traces count as missing. replay_error_max: the largest
-    replay error of the undamaged shards, recomputed from their tensors; replay_error_stored_max:
-    the largest one on record. A large one is no damage: honest records of edits have it too.
+    damaged: committed shards that cannot be trusted, with the file and the reason; under
+    "problems.jsonl" that file, when its problems are not those of the manifest. leftovers: files
+    that no committed shard owns (a killed writer's; harmless). missing: how many of the traces
+    that the manifest promises are not there (trace again to add them). carries_problems: is
+    problems.jsonl there and whole? A run of an earlier version has none, which is no damage.
+    repaired: files that were removed; a removed shard's traces count as missing.
+    replay_error_max: the largest replay error of the undamaged shards, recomputed from their
+    tensors; replay_error_stored_max: the largest one on record. A large one is no damage: honest
+    records of edits have it too.
     """
 
     run: str
     shards: int
     traces: int
     missing: int
+    carries_problems: bool = False
     replay_error_max: float = 0.0
     replay_error_stored_max: float = 0.0
     damaged: dict[str, str] = field(default_factory=dict)
@@ -58,7 +63,7 @@ def check_run(path: Path | str, repair: bool = False) -> Health:
     that was changed after it was scored is damage even where every hash was made to fit. Changes
     of `u`, `eps`, `mu`, `log_sigma` and the record that fit each other are not seen.
 
-    With `repair`, damaged shards and leftovers are removed, so that repeating the trace command
+    With `repair`, what is damaged or left over is removed, so that repeating the trace command
     restores them. Raises UserError when `path` is not a run or its manifest is damaged (nothing
     can be restored then), and, with `repair`, when another process is writing the run.
     """
@@ -70,6 +75,9 @@ def check_run(path: Path | str, repair: bool = False) -> Health:
         found = _inspect(path, manifest, [])
         removed = [path / name for name in found.leftovers]
         for shard in found.damaged:
+            if shard == PROBLEMS:
+                removed.append(path / PROBLEMS)
+                continue
             # the commit point goes first: a kill in between leaves leftovers, not damage
             removed += [p for p in reversed(shard_paths(path, shard)) if p.exists()]
         for file in removed:
@@ -99,11 +107,20 @@ def _inspect(path: Path, manifest: dict[str, Any], repaired: list[str]) -> Healt
     owned = {file for shard in shards for file in shard_paths(path, shard)}
     inside = [p for folder in ("tensors", "thoughts", "traces") for p in (path / folder).glob("*")]
     leftovers = [p for p in inside if p not in owned] + list(path.glob(".*.tmp"))
+    whole = len(shards) - len(damaged)
+    carries_problems = (path / PROBLEMS).exists()
+    if carries_problems:
+        try:
+            read_problem_set(path, manifest)
+        except UserError as error:
+            carries_problems = False
+            damaged[PROBLEMS] = str(error)
     return Health(
         run=str(path),
-        shards=len(shards) - len(damaged),
+        shards=whole,
         traces=traces,
         missing=max(manifest["traces"] - traces, 0),
+        carries_problems=carries_problems,
         replay_error_max=float(worst[0]),
         replay_error_stored_max=float(worst[1]),
         damaged=damaged,

@@ -20,18 +20,21 @@ from nfcot_model.files import content_hash, file_hash, read_json_object
 from nfcot_model.traces.schema import (
     FORMAT_VERSION,
     MANIFEST,
+    PROBLEMS,
     THOUGHTS_SCHEMA,
     TRACES_SCHEMA,
     is_sealed,
     manifest_hash,
     shard_paths,
 )
+from nfcot_model.worlds.problem import Problem, problem_set_hash, read_problems
 
 __all__ = [
     "Run",
     "committed_shards",
     "list_runs",
     "read_manifest",
+    "read_problem_set",
     "read_run",
     "read_shard",
     "read_traces_file",
@@ -136,6 +139,14 @@ class Run:
         rows = self._opened(str(shard), lambda f: f.get_slice(name)[int(row) : int(row + K)])
         return np.asarray(rows)
 
+    def problems(self) -> list[Problem]:
+        """Which problems were asked, in which order? Those that `nfcot trace` was given.
+
+        Raises UserError when the run does not carry them (one of an earlier version) or carries
+        others than its manifest names.
+        """
+        return read_problem_set(self.path, self.manifest)
+
     def problem_labels(self) -> pd.DataFrame:
         """Ground-truth labels of each trace's problem, indexed like `traces`."""
         return _labels(self.traces)
@@ -232,6 +243,26 @@ def read_manifest(path: Path | str) -> dict[str, Any]:
                 f" nfcot trace; {MEND_MANIFEST}"
             )
     return manifest
+
+
+def read_problem_set(path: Path, manifest: Mapping[str, Any]) -> list[Problem]:
+    """The problems in problems.jsonl; raises UserError unless they are those of the manifest."""
+    file = path / PROBLEMS
+    if not file.exists():
+        raise UserError(
+            f"{file}: is missing (runs of earlier versions do not carry their problems); repeat the"
+            " trace command, which adds it, or give the problems"
+        )
+    try:
+        problems = read_problems(file)
+    except UserError as error:
+        raise UserError(f"{error}; repeat the trace command, which writes it again") from None
+    if problem_set_hash(problems) != manifest.get("problem_set_hash"):
+        raise UserError(
+            f"{file}: damaged (holds other problems than {MANIFEST} names); repeat the trace"
+            " command, which writes it again"
+        )
+    return problems
 
 
 def _field(manifest: Mapping[str, Any], name: str) -> Any:

@@ -1,8 +1,9 @@
 """What is in a run: file layout, columns, manifest, and the seal that shows damage.
 
-A run is a folder: `run.json`, `tensors/<shard>.safetensors`, `thoughts/<shard>.parquet` and
-`traces/<shard>.parquet`. The traces file of a shard is its commit point: it names the hashes of
-the other two files and carries a seal over its own bytes. See docs/run_format.md.
+A run is a folder: `run.json`, `problems.jsonl`, `tensors/<shard>.safetensors`,
+`thoughts/<shard>.parquet` and `traces/<shard>.parquet`. The traces file of a shard is its commit
+point: it names the hashes of the other two files and carries a seal over its own bytes. See
+docs/run_format.md.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = [
     "CIRCUMSTANCES",
     "FORMAT_VERSION",
     "MANIFEST",
+    "PROBLEMS",
     "SHARD_SIZE",
     "TENSORS",
     "THOUGHTS_SCHEMA",
@@ -39,6 +41,7 @@ __all__ = [
 FORMAT_VERSION = 1
 SHARD_SIZE = 64
 MANIFEST = "run.json"
+PROBLEMS = "problems.jsonl"
 TENSORS = ("u", "eps", "mu", "log_sigma", "e")
 ROW_GROUP_ROWS = 20_000
 

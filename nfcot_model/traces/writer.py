@@ -18,11 +18,12 @@ from safetensors.numpy import save
 
 from nfcot_model.errors import UserError
 from nfcot_model.files import write_bytes, write_json
-from nfcot_model.traces.reader import committed_shards, read_manifest
+from nfcot_model.traces.reader import committed_shards, read_manifest, read_problem_set
 from nfcot_model.traces.schema import (
     CIRCUMSTANCES,
     FORMAT_VERSION,
     MANIFEST,
+    PROBLEMS,
     SHARD_SIZE,
     THOUGHTS_SCHEMA,
     TRACES_SCHEMA,
@@ -32,8 +33,17 @@ from nfcot_model.traces.schema import (
     sealed_manifest,
     shard_paths,
 )
+from nfcot_model.worlds.problem import Problem, write_problems
 
-__all__ = ["commit_shard", "discard_empty", "open_run", "row_hash", "trace_totals", "writing"]
+__all__ = [
+    "commit_shard",
+    "discard_empty",
+    "keep_problems",
+    "open_run",
+    "row_hash",
+    "trace_totals",
+    "writing",
+]
 
 FOLDERS = ("tensors", "thoughts", "traces")
 
@@ -70,11 +80,21 @@ def open_run(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def keep_problems(path: Path, manifest: Mapping[str, Any], problems: Sequence[Problem]) -> None:
+    """Let the run carry its problems: write them unless they are there and whole."""
+    try:
+        read_problem_set(path, manifest)
+    except UserError:
+        with _space_needed(path):
+            write_problems(path / PROBLEMS, problems)
+
+
 def discard_empty(path: Path) -> None:
-    """Leave nothing behind when no shard was committed: remove the manifest and the folders."""
+    """Leave nothing behind when no shard was committed: remove the files and folders of a run."""
     if committed_shards(path) or not path.is_dir():
         return
-    (path / MANIFEST).unlink(missing_ok=True)
+    for name in (PROBLEMS, MANIFEST):
+        (path / name).unlink(missing_ok=True)
     for folder in (path / name for name in FOLDERS):
         for file in folder.glob("*"):
             file.unlink()

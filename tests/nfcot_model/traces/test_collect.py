@@ -89,6 +89,26 @@ def test_a_run_says_what_the_reasoner_did(reasoner: NFCoTReasoner, run_path: Pat
     assert block["stopped"].tolist() == thoughts.stopped.tolist()
 
 
+def test_a_run_carries_its_problems(
+    reasoner: NFCoTReasoner, sandbox: Sandbox, run_path: Path
+) -> None:
+    before = tree(run_path)
+    assert read_run(run_path).problems() == digits(40)
+    file = run_path / "problems.jsonl"
+    for spoil, message in (
+        (lambda: file.unlink(), "is missing .*repeat the trace command"),
+        (lambda: file.write_bytes(file.read_bytes()[:-9]), "malformed JSON.*repeat the trace"),
+        (lambda: file.write_text(file.read_text().split("\n", 1)[1]), "damaged .*other problems"),
+    ):
+        spoil()
+        with pytest.raises(UserError, match=message):
+            read_run(run_path).problems()
+        collect(
+            reasoner, digits(40), run_path, samples=2, seed=5, activations="all", sandbox=sandbox
+        )
+        assert tree(run_path) == before
+
+
 def test_replay_error_can_be_recomputed_from_the_files(run_path: Path) -> None:
     run = read_run(run_path)
     eps = (run.tensor("u") - run.tensor("mu")) * np.exp(-run.tensor("log_sigma"))
@@ -241,7 +261,7 @@ def test_killed_before_any_file_operation_and_resumed(tmp_path: Path) -> None:
     points = int(done.stdout)
     assert points > 30
     whole = tree(tmp_path / "whole")
-    assert len(whole) == 7
+    assert len(whole) == 8
     for n in range(1, points + 1):
         assert tree(tmp_path / str(n)) == whole, f"killed before operation {n}"
 

@@ -11,7 +11,9 @@ import pytest
 from nfcot_model.errors import UserError
 from nfcot_model.traces import check_run, read_run
 from nfcot_model.traces.schema import TRACES_SCHEMA, seal
+from nfcot_model.worlds import problem_set_hash, write_problems
 from tests.synthetic_run import edit_thought, synthetic_run
+from tests.tiny import digits
 
 
 @pytest.fixture
@@ -60,6 +62,27 @@ def test_damage_is_named_and_repaired(run: Path, name: str) -> None:
     assert len(read_run(run).traces) == 86
     synthetic_run(run, n=150)
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == whole
+
+
+def test_the_problems_of_a_run_are_checked(tmp_path: Path) -> None:
+    asked = digits(3)
+    run = synthetic_run(
+        tmp_path / "run", n=20, manifest={"problem_set_hash": problem_set_hash(asked)}
+    ).path
+    health = check_run(run)
+    assert (health.whole, health.carries_problems) == (True, False), "none in earlier versions"
+    write_problems(run / "problems.jsonl", asked)
+    assert check_run(run).carries_problems
+    write_problems(run / "problems.jsonl", asked[1:])
+    health = check_run(run)
+    assert not health.whole
+    assert list(health.damaged) == ["problems.jsonl"]
+    assert "repeat the trace command" in health.damaged["problems.jsonl"]
+    assert (health.shards, health.traces) == (1, 20)
+    repaired = check_run(run, repair=True)
+    assert repaired.whole
+    assert repaired.repaired == ["problems.jsonl"]
+    assert len(read_run(run).traces) == 20
 
 
 def test_doubled_traces_are_found(run: Path) -> None:
