@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,22 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from analyses.audit import REPLAY_TOLERANCE
 from nfcot_model.errors import UserError
+from nfcot_model.files import read_json_object
 from nfcot_model.traces import Run
-from viz_app.catalog import artifacts, read_json
+from viz_app.catalog import artifacts
 
-__all__ = ["Audit", "audit_paths", "flag_table", "read_audit"]
+__all__ = ["Audit", "audit_paths", "flag_table", "read_audit", "replay_trouble"]
 
+CHANGED = (
+    "This trace does not replay: its thoughts, its recorded noise, or their mean and scale were"
+    " changed after the draw"
+)
+RESCORED = (
+    "This trace has another replay error or energy on record than its tensors give: tensors or"
+    " tables were changed after scoring, so its p-value does not hold"
+)
 NEEDED = ("scorer", "statistic", "n", "flagged", "calibration")
 
 
@@ -64,6 +75,11 @@ class Audit:
         beyond = any(f["trace_id"] == trace_id and f.get("thoughts") for f in self.flagged)
         return "stands out" if beyond else "largest"
 
+    @property
+    def replay(self) -> dict[str, Any]:
+        """What did the audit find by recomputing noise and energies? Empty if it did not."""
+        return dict(self.summary.get("replay") or {})
+
     def band(self) -> pd.DataFrame:
         """The energies usual at each position in the reference half; as `reference_band`.
 
@@ -91,7 +107,7 @@ def audit_paths(runs_dir: Path) -> list[Path]:
 
 def read_audit(path: Path) -> Audit:
     """One audit from its audit.json. Raises UserError when a needed field is missing."""
-    summary = read_json(path)
+    summary = read_json_object(path)
     missing = [name for name in NEEDED if name not in summary]
     if missing:
         raise UserError(
@@ -106,6 +122,28 @@ def read_audit(path: Path) -> Audit:
             first = str(error).splitlines()[0]
             raise UserError(f"{table}: cannot be read ({first}); run the audit again") from error
     return Audit(path.parent, summary, p_values)
+
+
+def replay_trouble(trace: pd.Series, dtype: str, audits: Sequence[Audit]) -> list[str]:
+    """Is this trace as it was drawn and scored? One sentence for each way in which it is not.
+
+    `audits`: those of its run; they recomputed the errors and know what rounding explains. Without
+    one the stored error is judged, in float32 only: what is usual in a coarser dtype, only a clean
+    run tells. No sentence is not a proof: a change of all tensors that fits is not seen.
+    """
+    recomputed = [audit for audit in audits if audit.replay]
+    if not recomputed:
+        if dtype == "float32" and not trace["replay_error"] <= REPLAY_TOLERANCE:
+            return [f"{CHANGED} (stored replay error above {REPLAY_TOLERANCE:g})."]
+        return []
+    found = []
+    for audit in recomputed:
+        if trace["trace_id"] in audit.replay.get("broken", []):
+            limit = audit.replay.get("tolerance", REPLAY_TOLERANCE)
+            found.append(f"{CHANGED} (recomputed error above {limit:.2g}; audit {audit.name}).")
+        if trace["trace_id"] in audit.replay.get("record_broken", []):
+            found.append(f"{RESCORED} (audit {audit.name}).")
+    return found
 
 
 def flag_table(audit: Audit) -> pd.DataFrame:

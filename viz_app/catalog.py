@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ __all__ = [
     "RunLine",
     "artifact_row",
     "artifacts",
-    "read_json",
     "run_line",
     "settings",
     "stamp",
@@ -92,17 +90,6 @@ def artifacts(runs_dir: Path, kind: str, file: str) -> list[Path]:
     """Which artefacts of one kind lie here? Files `kind/*/file`, newest first."""
     found = [path for path in (runs_dir / kind).glob(f"*/{file}") if path.is_file()]
     return sorted(found, key=lambda path: (-path.stat().st_mtime_ns, str(path)))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """One artefact as a dictionary. Raises UserError when it is not a JSON object."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); write it again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
 
 
 def artifact_row(kind: str, content: dict[str, Any]) -> dict[str, Any]:

@@ -12,10 +12,11 @@ import pandas as pd
 import streamlit as st
 
 from nfcot_model.errors import UserError
+from nfcot_model.files import read_json_object
 from nfcot_model.traces import Run, list_runs, read_run
 from viz_app.audits import Audit, audit_paths, read_audit
 from viz_app.bands import reference_band
-from viz_app.catalog import RunLine, read_json, run_line, settings, stamp, thought_column
+from viz_app.catalog import RunLine, run_line, settings, stamp, thought_column
 from viz_app.projection import Projection, project, stratified_sample
 from viz_app.server import RUNS_DIR_VARIABLE
 
@@ -70,7 +71,7 @@ def run_lines(folder: Path) -> pd.DataFrame:
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def _document(path: str, version: str) -> dict[str, Any]:
-    return read_json(Path(path))
+    return read_json_object(Path(path))
 
 
 def document(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import viz_app
 from analyses.audit import audit_run
 from analyses.report import write_audit
 from nfcot_model.traces import Run, read_run
-from tests.synthetic_run import synthetic_run
+from tests.synthetic_run import edit_thought, synthetic_run
 from viz_app.server import RUNS_DIR_VARIABLE
 
 APP = Path(viz_app.__file__).parent / "app.py"
@@ -217,8 +217,39 @@ def test_the_trace_page_shows_thoughts_profile_and_verdict(open_page, store: Pat
     assert "this trace" in names
     assert "stands out" in names
     assert "5–95 % of clean" in names
-    assert "do not replay" in text_of(at)
+    assert "does not replay" in text_of(at)
     assert "say nothing about intent" in text_of(at)
+
+
+COARSE = {"D": 4, "wobble": 0.012, "manifest": {"decode": {"dtype": "bfloat16"}}}
+
+
+def test_rounding_of_a_coarse_dtype_is_no_change_and_an_edit_is(open_page, tmp_path: Path) -> None:
+    clean = synthetic_run(tmp_path / "clean", n=120, seed=1, **COARSE)
+    run = synthetic_run(tmp_path / "run", n=20, seed=2, **COARSE)
+    assert run.traces["replay_error"].min() > 1e-3
+    assert not open_page("trace", folder=tmp_path, run="run").warning
+    edited = edit_thought(run.path, "u")
+    write_audit(audit_run(read_run(run.path), clean, 0.05), tmp_path / "audits" / "edited")
+    other = next(trace for trace in run.traces["trace_id"] if trace != edited)
+    assert not open_page("trace", folder=tmp_path, run="run", trace=other).warning
+    words = text_of(open_page("trace", folder=tmp_path, run="run", trace=edited))
+    assert "does not replay" in words
+    assert "audit edited" in words
+
+
+def test_what_changed_after_scoring_is_not_called_redrawn(open_page, tmp_path: Path) -> None:
+    clean = synthetic_run(tmp_path / "clean", n=120, D=4, seed=1)
+    run = synthetic_run(tmp_path / "run", n=20, D=4, seed=2)
+    edited = edit_thought(run.path, "energy")
+    write_audit(audit_run(read_run(run.path), clean, 0.05), tmp_path / "audits" / "edited")
+    words = text_of(open_page("audit", folder=tmp_path, audit="edited"))
+    assert "1 of 20 trajectories have another replay error or energy on record" in words
+    assert edited in words
+    assert "do not replay" not in words
+    words = text_of(open_page("trace", folder=tmp_path, run="run", trace=edited))
+    assert "another replay error or energy on record than its tensors give" in words
+    assert "does not replay" not in words
 
 
 def test_next_and_previous_step_through_the_run(open_page, store: Path) -> None:

@@ -17,7 +17,7 @@ from tests.synthetic_run import synthetic_run
 from viz_app import charts, cloud
 from viz_app.audits import flag_table, read_audit
 from viz_app.bands import reference_band
-from viz_app.catalog import artifact_row, read_json, run_line, stamp, thought_column
+from viz_app.catalog import artifact_row, run_line, stamp, thought_column
 from viz_app.projection import project, stratified_sample
 from viz_app.selection import clamp_range, clicked_row, nearby, neighbour, selected_rows
 
@@ -265,12 +265,12 @@ def test_a_changed_folder_has_another_stamp(tmp_path: Path) -> None:
     assert stamp(tmp_path) != before
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", "nonsense"])
+@pytest.mark.parametrize("content", ["{", "[1]", "nonsense", "[" * 100_000, '{"n": "\\ud800"}'])
 def test_a_broken_artefact_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "audit.json"
     path.write_text(content)
     with pytest.raises(UserError, match=r"audit\.json"):
-        read_json(path)
+        read_audit(path)
 
 
 def test_no_module_hides_one_of_the_standard_library() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 
+from analyses.audit import REPLAY_TOLERANCE
 from analyses.report import CANNOT_SEE, NEGATIVE_STATEMENT
 from nfcot_model.errors import UserError
 from viz_app.address import kept, kept_menu, remember, warn_unknown
@@ -70,15 +71,30 @@ def headline(audit: Audit) -> None:
     st.markdown(" · ".join(parts))
 
 
+def named(traces: list[str], shown: int = 10) -> str:
+    """The first few trace ids, and how many more."""
+    more = f" and {len(traces) - shown} more" if len(traces) > shown else ""
+    return ", ".join(f"`{trace}`" for trace in traces[:shown]) + more
+
+
 def extras(audit: Audit) -> None:
     """Replay failures and planted anomalies, where the audit knows of them."""
-    replay = audit.summary.get("replay") or {}
-    broken = replay.get("broken") or []
+    replay, n = audit.replay, audit.summary["n"]
+    broken, rescored = replay.get("broken") or [], replay.get("record_broken") or []
     if broken:
         st.warning(
-            f"{len(broken)} of {audit.summary['n']:,} trajectories do not replay (error above "
-            f"{replay.get('tolerance', 1e-3):g}): their stored thoughts are not the drawn ones. "
-            f"{replay.get('broken_and_flagged', 0)} of them are also flagged.",
+            f"{len(broken)} of {n:,} trajectories do not replay (recomputed error above "
+            f"{replay.get('tolerance', REPLAY_TOLERANCE):.2g}): their thoughts, their recorded "
+            "noise, or their mean and scale were changed after the draw, or the run was computed "
+            f"otherwise than the calibration run. {replay.get('broken_and_flagged', 0)} of them "
+            "are also flagged.",
+            icon=":material/report:",
+        )
+    if rescored:
+        st.warning(
+            f"{len(rescored)} of {n:,} trajectories have another replay error or energy on record "
+            "than their tensors give: tensors or tables were changed after scoring, and the "
+            f"p-values of these do not hold: {named(rescored)}.",
             icon=":material/report:",
         )
     planted = audit.summary.get("planted") or []

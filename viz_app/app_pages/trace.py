@@ -7,8 +7,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from analyses.audit import REPLAY_TOLERANCE
 from nfcot_model.errors import UserError
 from viz_app.address import kept_menu, warn_unknown
+from viz_app.audits import replay_trouble
 from viz_app.bands import MEASURES
 from viz_app.charts import profile
 from viz_app.data import audits_of, band, comparable_runs, runs_dir
@@ -180,11 +182,9 @@ totals[4].metric(
     "replay error",
     f"{trace['replay_error']:.1e}",
     help="Largest difference between the noise recomputed from the stored thoughts and the noise "
-    "that was drawn. Above 1e-3 the stored thoughts are not the drawn ones.",
+    "that was drawn, as recorded. In float32 rounding explains up to "
+    f"{REPLAY_TOLERANCE:g}; in a coarser dtype more, and an audit takes twice the largest error "
+    "of its clean run.",
 )
-if trace["replay_error"] > 1e-3:
-    st.warning(
-        "The stored thoughts do not replay: they are not the ones that were drawn under this "
-        "model, prompt and tau.",
-        icon=":material/report:",
-    )
+for words in replay_trouble(trace, run.manifest["decode"]["dtype"], flags):
+    st.warning(words, icon=":material/report:")
