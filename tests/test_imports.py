@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import pkgutil
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,20 @@ def test_no_module_imports_itself_through_others() -> None:
 
     for name in sorted(graph):
         visit(name, ())
+
+
+IMPORT_NAMES = {"scikit-learn": "sklearn", "pyyaml": "yaml"}
+
+
+def test_every_dependency_of_a_plain_installation_is_imported() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[<>=,]", line)[0] for line in project["dependencies"]}
+    used = {
+        name.split(".")[0]
+        for path in MODULES.values()
+        for name in imported(ast.parse(path.read_text()))
+    }
+    assert {name for name in names if IMPORT_NAMES.get(name, name) not in used} == set()
 
 
 BLOCKED = ("transformer_lens", "streamlit", "umap", "plotly")
