@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 
@@ -30,7 +31,7 @@ def draw_noise(seeds: Sequence[int], K: int, D: int, tau: float) -> Tensor:
 
 
 class Stream:
-    """A batch of streams on one KV cache, extended by one embedding per row and call.
+    """A batch of streams on one KV cache, extended by embeddings.
 
     `opening` is the backbone's output over the layout it starts from, `state` [B, d_model] the
     last state of each row. Streams that are to be extended must be padded on the left.
@@ -45,68 +46,86 @@ class Stream:
         self.cache = self.opening.past_key_values
         self.state = self.opening.last_hidden_state[:, -1]
 
+    def rows(self, index: Tensor) -> Stream:
+        """A choice of these streams, repeated or not, on a cache of its own."""
+        chosen = copy.copy(self)
+        chosen.cache = copy.deepcopy(self.cache)
+        chosen.cache.batch_select_indices(index)
+        chosen.attention, chosen.length, chosen.state = (
+            tensor[index] for tensor in (self.attention, self.length, self.state)
+        )
+        return chosen
+
+    @torch.no_grad()
     def extend(self, embedded: Tensor, alive: Tensor) -> Tensor:
-        """Feed [B, d_model]; rows that are not alive leave no trace in anybody's attention."""
-        self.attention = torch.cat([self.attention, alive[:, None].to(self.attention)], dim=1)
+        """Feed [B, n, d_model]; what is not alive [B, n] leaves no trace in anybody's attention.
+
+        Returns the states [B, n, d_model] behind what was fed, and keeps each row's last live one.
+        """
+        self.attention = torch.cat([self.attention, alive.to(self.attention)], dim=1)
+        places = alive.cumsum(-1)
         out = self.model.backbone.base_model(
-            inputs_embeds=embedded[:, None],
+            inputs_embeds=embedded,
             attention_mask=self.attention,
-            position_ids=self.length[:, None],
+            position_ids=(self.length[:, None] + places - 1).clamp(min=0),
             past_key_values=self.cache,
             use_cache=True,
         )
-        self.length = self.length + alive.to(self.length)
-        self.cache, self.state = out.past_key_values, out.last_hidden_state[:, -1]
-        return self.state
+        states: Tensor = out.last_hidden_state
+        self.length = self.length + places[:, -1]
+        self.cache = out.past_key_values
+        last = (places == places[:, -1:]).int().argmax(-1)
+        fed = states[torch.arange(len(states), device=states.device), last]
+        self.state = torch.where(alive.any(-1, keepdim=True), fed, self.state)
+        return states
 
 
 @torch.no_grad()
 def think(
-    model: NFCoTModel, layout: Layout, noise: Tensor, given: Tensor | None = None
+    stream: Stream, noise: Tensor, given: Tensor | None = None, K: Tensor | None = None
 ) -> Thoughts:
     """Which thoughts does the model have about these prompts, given this noise?
 
-    `layout` holds `[prompt] <think>`, padded left; `noise` [B, budget, D] is `eps` itself
+    `stream` stands behind `[prompt] <think>`; `noise` [B, budget, D] is `eps` itself
     (`draw_noise`), so the same noise gives the same thoughts. A model with variable K stops where
-    `</think>` is likelier than another thought, or at the budget. Where the layout holds thoughts
-    already, they are `given` [B, K, D] and thinking goes on after them (their `eps`, `mu` and
-    `log_sigma` come back as 0: nobody drew them here).
+    `</think>` is likelier than another thought, or at the budget. Where the stream holds thoughts
+    already, they are `given` [B, ·, D], K [B] of them, and thinking goes on after them (their
+    `eps`, `mu` and `log_sigma` come back as 0: nobody drew them here).
     """
-    budget, D = noise.shape[1], model.config.D
+    model, budget = stream.model, noise.shape[1]
     slots = model.config.codec["slots"]
     rows = torch.arange(len(noise), device=noise.device)
-    K = layout.mask.sum(-1)
-    start = noise.new_zeros(len(noise), 1, D) if given is None else given
-    stream = Stream(model, layout, start)
-    thoughts = _Drawn(noise, start, layout.mask)
+    K = rows.new_zeros(len(noise)) if K is None else K
+    drawn = _Drawn(noise, given, K)
     alive = torch.ones(len(noise), dtype=torch.bool, device=noise.device)
     stopped = ~alive if model.config.variable_k else alive.clone()
-    state = stream.state
     while True:
         if model.config.variable_k:
-            another, end = model.stop_logp(state).unbind(-1)
+            another, end = model.stop_logp(stream.state).unbind(-1)
             decides = (K > 0) & (K % slots == 0)
             stopped = stopped | (alive & decides & (end > another))
             alive = alive & ~stopped
         alive = alive & (budget > K)
         if not bool(alive.any()):
             break
-        mu, log_sigma = model.nf_head(state)
+        mu, log_sigma = model.nf_head(stream.state)
         eps = model.nf_head.eps(noise[rows, K.clamp(max=budget - 1)])
         u = mu + torch.exp(log_sigma) * eps
-        thoughts.put(alive, K, u, eps, mu, log_sigma)
-        state = stream.extend(model.project(u).to(state.dtype), alive)
+        drawn.put(alive, K, u, eps, mu, log_sigma)
+        stream.extend(model.project(u).to(stream.state.dtype)[:, None], alive[:, None])
         K = K + alive.to(K)
-    return thoughts.collect(K, stopped)
+    return drawn.collect(K, stopped)
 
 
 class _Drawn:
     """Thoughts being drawn, each at its place."""
 
-    def __init__(self, noise: Tensor, given: Tensor, mask: Tensor) -> None:
+    def __init__(self, noise: Tensor, given: Tensor | None, K: Tensor) -> None:
         self.parts = [torch.zeros_like(noise) for _ in range(4)]
-        had = (given * mask[..., None])[:, : noise.shape[1]]
-        self.parts[0][:, : had.shape[1]] = had
+        if given is not None:
+            had = given[:, : noise.shape[1]]
+            mask = torch.arange(had.shape[1], device=K.device) < K[:, None]
+            self.parts[0][:, : had.shape[1]] = had * mask[..., None]
 
     def put(self, alive: Tensor, K: Tensor, *values: Tensor) -> None:
         rows = alive.nonzero()[:, 0]
@@ -131,11 +150,11 @@ def answer(
     `stream` opens with `[prompt] <think> u </think>` (an explicit reasoner goes on from
     `[prompt] <think>`). `temperature=0` is greedy; otherwise row i draws from `seeds[i]`.
     """
-    model, state = stream.model, stream.state
-    if temperature != 0 and len(seeds or ()) != len(state):
+    model, count = stream.model, len(stream.state)
+    if temperature != 0 and len(seeds or ()) != count:
         raise UserError(f"temperature {temperature}: give one noise seed per prompt")
-    alive = torch.ones(len(state), dtype=torch.bool, device=state.device)
-    written: list[list[int]] = [[] for _ in range(len(state))]
+    alive = torch.ones(count, dtype=torch.bool, device=stream.state.device)
+    written: list[list[int]] = [[] for _ in range(count)]
     draws = [np.random.Generator(np.random.Philox(s)) for s in seeds or ()]
     for _ in range(max_tokens or model.config.max_answer_tokens):
         logits = model.lm_logits(stream.state)
@@ -145,7 +164,7 @@ def answer(
             break
         for row in alive.nonzero()[:, 0].tolist():
             written[row].append(int(token[row]))
-        stream.extend(model.get_input_embeddings()(token), alive)
+        stream.extend(model.get_input_embeddings()(token)[:, None], alive[:, None])
     return written
 
 

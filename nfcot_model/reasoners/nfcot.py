@@ -74,8 +74,10 @@ class NFCoTReasoner:
         had = [0] * len(prompts) if given is None else given.K.tolist()
         room = budget - min(had) + 1 + self.model.config.max_answer_tokens
         layout = self.layout(prompts, had, close=False, room=room)
-        u = None if given is None else self._device(given.u[:, : layout.mask.shape[1]])
-        return _on_cpu(sampling.think(self.model, layout, self._device(noise), u))
+        K = layout.mask.sum(-1)
+        u = self._device(noise.new_zeros(len(K), 1, self.D) if given is None else given.u)
+        stream = sampling.Stream(self.model, layout, u)
+        return on_cpu(sampling.think(stream, self._device(noise), u, K))
 
     def answer(
         self,
@@ -105,7 +107,7 @@ class NFCoTReasoner:
         moved = self._moved(thoughts)
         stream = sampling.Stream(self.model, layout, moved.u, hidden)
         scores = likelihood.score(self.model, layout, moved, tau, stream.opening, hidden)
-        return self._write(stream, temperature, noise_seeds), _on_cpu(scores)
+        return self._write(stream, temperature, noise_seeds), on_cpu(scores)
 
     def score(
         self, prompts: Sequence[str], thoughts: Thoughts, *, tau: float, hidden: bool = False
@@ -115,7 +117,7 @@ class NFCoTReasoner:
         moved = self._moved(thoughts)
         with torch.no_grad():
             out = self.model.stream(layout, moved.u, hidden=hidden)
-        return _on_cpu(likelihood.score(self.model, layout, moved, tau, out, hidden))
+        return on_cpu(likelihood.score(self.model, layout, moved, tau, out, hidden))
 
     @torch.no_grad()
     def answer_logp(
@@ -279,6 +281,6 @@ _FIELDS = tuple(Thoughts.__dataclass_fields__)
 Batch = TypeVar("Batch", Thoughts, Scores)
 
 
-def _on_cpu(batch: Batch) -> Batch:
+def on_cpu(batch: Batch) -> Batch:
     values = {name: getattr(batch, name) for name in type(batch).__dataclass_fields__}
     return replace(batch, **{n: v.cpu() for n, v in values.items() if v is not None})
