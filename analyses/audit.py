@@ -22,7 +22,7 @@ from nfcot_model.errors import UserError
 from nfcot_model.traces import Run
 from nfcot_model.traces.replay import REPLAY_TENSORS, Replay, disagree, replay
 
-__all__ = ["REPLAY_TOLERANCE", "AuditResult", "audit_run", "refuse_mismatch"]
+__all__ = ["BAND_LEVEL", "REPLAY_TOLERANCE", "AuditResult", "audit_run", "refuse_mismatch"]
 
 REPLAY_TOLERANCE = 1e-3
 BAND_LEVEL = 0.9

@@ -55,10 +55,12 @@ def run(
     if json:
         emit_json(result.to_dict() | {"artifact": str(folder)})
     else:
-        low, high = result.summary["calibration"]["flags_if_clean"]
+        found = result.summary["calibration"]
+        low, high = found["flags_if_clean"]
         console.print(
             f"{result.flags} of {result.summary['n']} trajectories flagged at alpha {alpha:g}"
-            f" ({low} to {high} expected if all were clean); scorer: {result.summary['scorer']}"
+            f" ({low} to {high} if all were clean, {found['level']:.0%} range);"
+            f" scorer: {result.summary['scorer']}"
         )
         for entry in result.summary["flagged"][:10]:
             top = entry["stands_out"]

@@ -98,10 +98,12 @@ def audit_markdown(summary: dict[str, Any]) -> str:
 
 
 def _headline(summary: dict[str, Any]) -> str:
-    low, high = summary["calibration"]["flags_if_clean"]
+    c = summary["calibration"]
+    low, high = c["flags_if_clean"]
     return (
         f"**{len(summary['flagged'])} of {summary['n']} trajectories flagged** at alpha"
-        f" {summary['alpha']:g}; between {low} and {high} are expected if all were clean."
+        f" {summary['alpha']:g}; {low} to {high} are expected if all were clean"
+        f" ({100 * c['level']:.0f} % range)."
     )
 
 

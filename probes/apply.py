@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from nfcot_model.errors import UserError
 from nfcot_model.files import content_hash, replacing, write_json
+from nfcot_model.terminal import jsonable
 from nfcot_model.traces import Run
 from probes.artifact import Probe
+from probes.evaluate import accuracy_interval
 from probes.labels import read_labels
 from probes.sites import read_site, site_rows
 
@@ -25,7 +26,9 @@ class ProbeScores:
     """The readings. `frame`: trace_id, k, predicted, probability, seen (group was in training),
     label (JSON, null where unknown) and one `p:<class>` column per class.
 
-    `accuracy` is over labelled traces whose group the probe was not trained on, NaN without any.
+    `accuracy` is over the `n_scored` labelled traces whose group the probe was not trained on, from
+    `accuracy_low` to `accuracy_high` (95 %, over their `groups_scored` groups); NaN where there is
+    none.
     """
 
     frame: pd.DataFrame
@@ -38,11 +41,15 @@ class ProbeScores:
     out: int
     seen: int
     accuracy: float
+    accuracy_low: float
+    accuracy_high: float
     n_scored: int
+    groups_scored: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields of `nfcot probe apply --json`."""
-        return {k: v for k, v in vars(self).items() if k != "frame"}
+        """The fields of `nfcot probe apply --json`; null where there is no number."""
+        fields: dict[str, Any] = jsonable({k: v for k, v in vars(self).items() if k != "frame"})
+        return fields
 
 
 def apply_probe(probe: Probe, run: Run) -> ProbeScores:
@@ -82,8 +89,10 @@ def apply_probe(probe: Probe, run: Run) -> ProbeScores:
             for v, known in zip(labels.values, labels.known, strict=True)
         ]
     frame = pd.concat([frame, pd.DataFrame(p, columns=[f"p:{c}" for c in classes])], axis=1)
-    judged = frame[frame["label"].notna() & ~frame["seen"]]
-    hits = (judged["label"] == judged["predicted"]).to_numpy(dtype=bool)
+    judged = (frame["label"].notna() & ~frame["seen"]).to_numpy(dtype=bool)
+    hits = (frame["label"] == frame["predicted"]).to_numpy(dtype=bool)[judged]
+    groups = traces["group"].to_numpy(dtype=object)[judged]
+    accuracy = accuracy_interval(hits, groups, seed=0)
     return ProbeScores(
         frame=frame,
         probe_hash=probe.hash,
@@ -94,8 +103,11 @@ def apply_probe(probe: Probe, run: Run) -> ProbeScores:
         n=len(frame),
         out=rows.out,
         seen=int(frame["seen"].sum()),
-        accuracy=float(np.mean(hits)) if hits.size else float("nan"),
+        accuracy=accuracy.value,
+        accuracy_low=accuracy.low,
+        accuracy_high=accuracy.high,
         n_scored=int(hits.size),
+        groups_scored=len(set(groups)),
     )
 
 
@@ -107,7 +119,5 @@ def save_scores(scores: ProbeScores, run: Run) -> Path:
     path = folder / "scores.parquet"
     with replacing(path) as temporary:
         scores.frame.to_parquet(temporary, index=False, compression="zstd")
-    meta = scores.to_dict()
-    meta["accuracy"] = None if np.isnan(scores.accuracy) else scores.accuracy
-    write_json(folder / "inputs.json", meta)
+    write_json(folder / "inputs.json", scores.to_dict())
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -61,6 +60,7 @@ def apply(
     from nfcot_model.traces.view import printable
     from probes.apply import apply_probe, save_scores
     from probes.artifact import read_probe
+    from probes.report import accuracy_line
 
     loaded = read_run(run)
     scores = apply_probe(read_probe(artifact), loaded)
@@ -73,6 +73,6 @@ def apply(
         f" thought, {scores.seen} of groups seen in training"
     )
     console.print(printable(line), markup=False)
-    if not math.isnan(scores.accuracy):
-        console.print(f"accuracy {scores.accuracy:.3f} on {scores.n_scored} unseen labelled traces")
+    if scores.n_scored:
+        console.print(accuracy_line(scores), markup=False)
     console.print(f"scores: {path}", soft_wrap=True)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from sklearn.metrics import accuracy_score
 
 from probes.intervals import Estimate, cluster_bootstrap
 
-__all__ = ["evaluate_predictions", "macro_auroc", "majority_predictions", "permute_between_groups"]
+__all__ = [
+    "accuracy_interval",
+    "evaluate_predictions",
+    "macro_auroc",
+    "majority_predictions",
+    "permute_between_groups",
+]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -54,11 +59,35 @@ def evaluate_predictions(
 
     result = cluster_bootstrap(metrics, groups, seed, draws)
     if hit.all() or not hit.any():
-        exact = stats.binomtest(len(set(groups)) if hit.all() else 0, len(set(groups)))
-        bounds = exact.proportion_ci(method="exact")
-        value = float(accuracy_score(y, scores.argmax(axis=1)))
-        result["accuracy"] = Estimate(value, float(bounds.low), float(bounds.high))
+        result["accuracy"] = _exact(bool(hit.all()), groups)
     return result
+
+
+def accuracy_interval(
+    hit: NDArray[np.bool_], groups: NDArray[np.object_], seed: int, draws: int = 1000
+) -> Estimate:
+    """Which share of readings is right, with a 95 % interval over groups?
+
+    hit [n], groups [n]; as the accuracy of `evaluate_predictions`. NaN throughout without a row,
+    NaN ends where a single group with hits and misses says nothing of other groups.
+    """
+    if hit.size == 0:
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    if hit.all() or not hit.any():
+        return _exact(bool(hit.all()), groups)
+    if len(set(groups)) == 1:
+        return Estimate(float(hit.mean()), float("nan"), float("nan"))
+    found = cluster_bootstrap(
+        lambda rows: {"accuracy": float(hit[rows].mean())}, groups, seed, draws
+    )
+    return found["accuracy"]
+
+
+def _exact(right: bool, groups: NDArray[np.object_]) -> Estimate:
+    """All right or all wrong: the exact binomial interval with as many trials as groups."""
+    n = len(set(groups))
+    bounds = stats.binomtest(n if right else 0, n).proportion_ci(method="exact")
+    return Estimate(float(right), float(bounds.low), float(bounds.high))
 
 
 def majority_predictions(y_train: Ints, n: int, classes: int) -> Floats:

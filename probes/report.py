@@ -1,4 +1,4 @@
-"""How does a fitted probe look in the terminal?"""
+"""How does a fitted or applied probe look in the terminal?"""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from nfcot_model.traces.view import printable
+from probes.apply import ProbeScores
 from probes.fit import ProbeResult
 from probes.intervals import Estimate
 
-__all__ = ["fit_table"]
+__all__ = ["accuracy_line", "fit_table"]
 
 
 def fit_table(result: ProbeResult) -> Table:
@@ -37,6 +38,17 @@ def fit_table(result: ProbeResult) -> Table:
     ]:
         table.add_row(name, *(_shown(e) for e in metrics.values()))
     return table
+
+
+def accuracy_line(scores: ProbeScores) -> str:
+    """How often is an applied probe right, with what interval, on which traces?"""
+    interval = ""
+    if not math.isnan(scores.accuracy_low):
+        interval = f" [{scores.accuracy_low:.3f}, {scores.accuracy_high:.3f}] (95 % over groups)"
+    return (
+        f"accuracy {scores.accuracy:.3f}{interval} on {scores.n_scored} labelled traces of"
+        f" {scores.groups_scored} groups that the probe was not trained on"
+    )
 
 
 def _shown(estimate: Estimate) -> str:

@@ -60,9 +60,9 @@ class ProbeLine:
 class AuditLine:
     """How many trajectories of a run are flagged, and how many of each planted kind?
 
-    `band`: where the long-run false-positive rate of this calibration set lies (90 %, exact Beta
-    law). `flags_if_clean`: how many flags n clean trajectories give by chance (90 %). `planted`:
-    one entry per kind with n, flagged, located.
+    `band`: where the long-run false-positive rate of this calibration set lies (exact Beta law).
+    `flags_if_clean`: how many flags n clean trajectories give by chance. Both are central ranges
+    of probability `level`. `planted`: one entry per kind with n, flagged, located.
     """
 
     run: str
@@ -72,6 +72,7 @@ class AuditLine:
     flagged: int
     band: tuple[float, float]
     flags_if_clean: tuple[int, int]
+    level: float
     planted: list[dict[str, Any]]
 
     @staticmethod
@@ -88,6 +89,7 @@ class AuditLine:
             flagged=result.flags,
             band=(low, high),
             flags_if_clean=(few, many),
+            level=calibration["level"],
             planted=[row for row in summary["planted"] if row["kind"] != "none"],
         )
 
@@ -180,9 +182,9 @@ class DemoSummary:
         inside = "inside" if few <= clean.flagged <= many else "outside"
         return [
             f"audit at alpha {clean.alpha:g}, calibrated on {clean.calibration_n} clean"
-            f" trajectories (false alarms {low:.2%} to {high:.2%})",
+            f" trajectories (false alarms {low:.2%} to {high:.2%}, {clean.level:.0%} range)",
             f"  {'clean':<7}{clean.flagged:>4} of {clean.n:>4} flagged"
-            f"   {inside} the range by chance, {few} to {many}",
+            f"   {inside} the {clean.level:.0%} range by chance, {few} to {many}",
             *(
                 f"  {row['kind']:<7}{row['flagged']:>4} of {row['n']:>4} flagged"
                 + (

@@ -96,6 +96,8 @@ def test_report_names_scorer_calibration_and_blind_spots(clean: Run, swapped: Ru
     ):
         assert words in text
     assert f"{100 * low:.2f} to {100 * high:.2f} %" in text
+    few, many = summary["calibration"]["flags_if_clean"]
+    assert f"{few} to {many} are expected if all were clean (90 % range)" in text
 
 
 def test_what_cannot_be_scored_is_reported_and_not_dropped(clean: Run, folder: Path) -> None:
@@ -259,7 +261,9 @@ def test_command_writes_report_tables_and_one_document(clean: Run, swapped: Run)
     failing = CliRunner().invoke(app, [*arguments, "--fail-on-flag"])
     assert failing.exit_code == 1
     assert failing.stdout == ""
-    assert "not evidence of aligned reasoning" in " ".join(failing.stderr.split())
+    said = " ".join(failing.stderr.split())
+    assert "if all were clean, 90% range)" in said
+    assert "not evidence of aligned reasoning" in said
 
 
 def test_a_clean_run_does_not_fail(clean: Run, folder: Path) -> None:

@@ -10,6 +10,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from nfcot_model.errors import UserError
 from probes.evaluate import (
+    accuracy_interval,
     evaluate_predictions,
     macro_auroc,
     majority_predictions,
@@ -130,3 +131,25 @@ def test_permutation_takes_groups_of_different_sizes() -> None:
 def test_majority_predicts_the_commonest_class_of_training() -> None:
     scores = majority_predictions(np.array([2, 2, 0]), 4, 3)
     assert scores.argmax(1).tolist() == [2, 2, 2, 2]
+
+
+def test_the_accuracy_interval_counts_groups_not_rows() -> None:
+    """Samples of one problem that agree are one observation: eight copies tell nothing new."""
+    rng = np.random.default_rng(0)
+    hit = rng.random(60) < 0.7
+    once = accuracy_interval(hit, named(np.arange(60)), seed=0)
+    copies = accuracy_interval(np.repeat(hit, 8), named(np.repeat(np.arange(60), 8)), seed=0)
+    rows = accuracy_interval(np.repeat(hit, 8), named(np.arange(480)), seed=0)
+    assert once == copies
+    assert once.low < once.value < once.high
+    assert rows.high - rows.low < 0.5 * (once.high - once.low)
+
+
+def test_the_accuracy_interval_of_hardly_anything_is_honest() -> None:
+    nothing = accuracy_interval(np.zeros(0, dtype=bool), named(np.arange(0)), seed=0)
+    assert nothing.to_dict() == {"value": None, "low": None, "high": None}
+    one = accuracy_interval(np.array([True, False]), named(np.zeros(2, dtype=int)), seed=0)
+    assert one.to_dict() == {"value": 0.5, "low": None, "high": None}
+    right = accuracy_interval(np.ones(30, dtype=bool), named(np.arange(30) % 10), seed=0)
+    assert (right.value, right.high) == (1.0, 1.0)
+    assert right.low == pytest.approx(0.025 ** (1 / 10))

@@ -44,6 +44,12 @@ def test_fit_then_apply(run: Run) -> None:
     scores = json.loads(applied.stdout)
     assert scores["n"] == 80
     assert scores["n_scored"] == document["n_test"]
+    assert scores["groups_scored"] == document["groups_test"]
+    assert scores["accuracy_low"] <= scores["accuracy"] <= scores["accuracy_high"]
+    assert scores["accuracy_low"] < scores["accuracy_high"]
+    shown = runner.invoke(app, ["apply", str(artifact), str(run.path)])
+    interval = f"[{scores['accuracy_low']:.3f}, {scores['accuracy_high']:.3f}] (95 % over groups)"
+    assert interval in " ".join(shown.stderr.split())
     assert Path(scores["scores"]).is_relative_to(run.path / "derived" / "probe_scores")
 
 

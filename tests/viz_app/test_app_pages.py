@@ -304,6 +304,7 @@ def test_the_audit_page_states_scorer_calibration_and_blind_spots(open_page, sto
     words = text_of(at)
     assert "Scorer **self**" in words
     assert "Beta band" in words
+    assert "flags by chance (90% range)" in words
     assert "no information about intent" in words
     assert "not evidence of" in words
     flags = at.dataframe[0].value

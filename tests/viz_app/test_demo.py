@@ -99,7 +99,7 @@ def summary(flagged: int) -> DemoSummary:
         {"kind": "hot", "n": 60, "flagged": 31, "located": None},
         {"kind": "swap", "n": 60, "flagged": 57, "located": 50},
     ]
-    clean = AuditLine("clean", 0.01, 450, 600, flagged, (0.002, 0.02), (1, 12), [])
+    clean = AuditLine("clean", 0.01, 450, 600, flagged, (0.002, 0.02), (1, 12), 0.9, [])
     return DemoSummary(
         runs_dir=Path("runs"),
         checkpoint_hash="abcd",
@@ -124,15 +124,16 @@ def test_the_summary_is_one_screen_with_every_figure() -> None:
         "0.100 [0.050, 0.200]",
         "57 of   60",
         "3.0 in all",
+        "(false alarms 0.20% to 2.00%, 90% range)",
     ):
         assert part in text
-    assert "4 of  600 flagged   inside the range by chance, 1 to 12" in text
+    assert "4 of  600 flagged   inside the 90% range by chance, 1 to 12" in text
     assert text.count("\n") < 30
     assert max(map(len, text.splitlines())) <= 100
 
 
 def test_the_summary_says_when_clean_runs_are_flagged_too_often() -> None:
-    assert "outside the range by chance" in str(summary(flagged=13))
+    assert "outside the 90% range by chance" in str(summary(flagged=13))
 
 
 def test_the_shipped_checkpoint_thinks_and_its_tampered_thoughts_are_seen(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from analyses.audit import REPLAY_TOLERANCE
+from analyses.audit import BAND_LEVEL, REPLAY_TOLERANCE
 from analyses.report import CANNOT_SEE, NEGATIVE_STATEMENT
 from nfcot_model.errors import UserError
 from viz_app.address import kept, kept_menu, remember, warn_unknown
@@ -59,15 +59,18 @@ def headline(audit: Audit) -> None:
         f"run **{audit.run_name or '–'}** · calibrated on **{audit.calibration_name or '–'}**",
     ]
     band_of = calibration.get("band")
+    level = calibration.get("level", BAND_LEVEL)
     if band_of and alpha is not None:
-        level = calibration.get("level", 0.9)
         parts.append(
             f"exact Beta band of the false-positive rate with this calibration set: "
-            f"**{band_of[0]:.2%} – {band_of[1]:.2%}** ({level:.0%})"
+            f"**{band_of[0]:.2%} – {band_of[1]:.2%}** ({level:.0%} range)"
         )
     chance = calibration.get("flags_if_clean")
     if chance:
-        parts.append(f"a clean run of this size has {chance[0]}–{chance[1]} flags by chance")
+        parts.append(
+            f"a clean run of this size has **{chance[0]}–{chance[1]}** flags by chance "
+            f"({level:.0%} range)"
+        )
     st.markdown(" · ".join(parts))
 
 
