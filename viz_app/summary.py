@@ -159,10 +159,12 @@ class DemoSummary:
         )
 
     def _worlds(self) -> list[str]:
-        head = f"{'world':<10}{'traces':>8}{'pass@1':>9}{'decoded':>10}{'nats/dim':>10}{'K':>6}"
+        head = (
+            f"{'world':<10}{'traces':>8}{'pass@1':>9}{'decoded':>10}{'-log p(u|q)/dim':>18}{'K':>6}"
+        )
         return [head] + [
             f"{w.world:<10}{w.traces:>8}{w.pass_at_1:>9.3f}{w.decode_match:>10.3f}"
-            f"{w.nll_per_dim:>10.3f}{w.thoughts_per_trace:>6.1f}"
+            f"{w.nll_per_dim:>18.3f}{w.thoughts_per_trace:>6.1f}"
             for w in self.worlds
         ]
 

@@ -121,7 +121,18 @@ def evaluate(
     if as_json:
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("world", "steps", "who", "tau", "pass@1", "95 %", "text", "nll", "places", "n"):
+    for heading in (
+        "world",
+        "steps",
+        "who",
+        "tau",
+        "pass@1",
+        "95 %",
+        "text",
+        "-log p(u|q)",
+        "places",
+        "n",
+    ):
         table.add_column(heading, no_wrap=True)
     for c in result.cells:
         table.add_row(
@@ -132,7 +143,7 @@ def evaluate(
         )  # fmt: skip
     console.print(table)
     console.print(
-        "text: share of steps that decode right; nll: -log p(u|q) in nats per dimension;"
+        "text: share of steps that decode right; -log p(u|q): nats per dimension;"
         " places: positions before the answer",
         style="dim",
     )

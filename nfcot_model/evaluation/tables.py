@@ -13,7 +13,7 @@ __all__ = ["markdown"]
 
 CELL_HEAD = (
     "world", "steps", "reasoner", "tau", "pass@1 (95 % Wilson)", "steps decoded",
-    "right length", "nats / dim", "places", "n", "pipelines",
+    "right length", "-log p(u\\|q) / dim", "places", "n", "pipelines",
 )  # fmt: skip
 SWAP_HEAD = (
     "world", "tau", "n", "own thoughts", "zeroed", "shuffled", "pairs", "donor",

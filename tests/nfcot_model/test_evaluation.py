@@ -171,6 +171,7 @@ def test_the_command_prints_one_json_document(tmp_path) -> None:
     assert document["controls"]["donor_follow"] is None, "nothing is solved by both"
     assert document["controls"]["by_world"]["digits"]["intervals"]["donor_follow"] == [0.0, 1.0]
     table = (tmp_path / "card.md").read_text().splitlines()
+    assert "| -log p(u\\|q) / dim |" in table[0]
     assert table[2].startswith("| digits | 2 | nfcot | 0 | 0.000 (0.000–")
     assert table[-1].startswith("| digits | 0.7 | ")
 

@@ -124,6 +124,7 @@ def test_the_summary_is_one_screen_with_every_figure() -> None:
         "0.100 [0.050, 0.200]",
         "57 of   60",
         "3.0 in all",
+        "-log p(u|q)/dim",
         "(false alarms 0.20% to 2.00%, 90% range)",
     ):
         assert part in text

@@ -29,10 +29,11 @@ COLUMNS: dict[str, Any] = {
     ),
     "tau": st.column_config.NumberColumn("tau", format="%.2f", help="Thought temperature."),
     "logp_per_dim": st.column_config.NumberColumn(
-        "log p / dim (nats)",
+        "log p(u|q) / dim",
         format="%.3f",
-        help="log p(u | prompt) summed over thoughts, divided by K·D. The model scores its own "
-        "samples, so this says nothing about intent.",
+        help="log p(u | prompt) in nats, summed over thoughts and divided by K·D; nfcot eval shows "
+        "the same with the opposite sign. The model scores its own samples, so this says nothing "
+        "about intent.",
     ),
     "checkpoint": "Checkpoint",
     "created": st.column_config.DatetimeColumn("Created (UTC)", format="YYYY-MM-DD HH:mm"),
