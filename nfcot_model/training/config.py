@@ -18,6 +18,7 @@ from pydantic import (
 
 from nfcot_model.config import CodecConfig, FlowConfig
 from nfcot_model.errors import UserError
+from nfcot_model.faults import first_fault
 from nfcot_model.worlds import WORLDS
 
 __all__ = ["STAGES", "DataConfig", "ModelConfig", "StageConfig", "TrainConfig", "load_config"]
@@ -146,6 +147,6 @@ def load_config(
             data["data"] = {**data.get("data", {}), "problems": str(problems)}
         return TrainConfig.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{source}: field '{field}': {first['msg']}") from None
+        place, words = first_fault(error, TrainConfig)
+        where = f" field '{'.'.join(map(str, place))}':" if place else ""
+        raise UserError(f"{source}:{where} {words}") from None

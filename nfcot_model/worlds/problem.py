@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 
 from nfcot_model.errors import UserError
+from nfcot_model.faults import first_fault
 from nfcot_model.files import content_hash, write_text
 
 __all__ = ["Case", "Check", "Problem", "problem_set_hash", "read_problems", "write_problems"]
@@ -23,6 +24,7 @@ _LONGEST = 4300  # digits; Python reads no longer integer from a text
 _TOO_LONG = 10**_LONGEST
 _HALF = re.compile("[\ud800-\udfff]")
 _HALF_REASON = "has half of a surrogate pair, which UTF-8 does not have"
+_HASHED = ("prompt", "steps", "answer", "check")
 _NAMED = 4  # parts of a place in a message, from the outside
 
 
@@ -89,7 +91,7 @@ class Problem(BaseModel):
             raise PydanticCustomError("not_json", "{reason}", {"reason": reason, "place": place})
         data = dict(data)
         if not data.get("id"):
-            hashed = {k: v for k, v in data.items() if k in ("prompt", "steps", "answer", "check")}
+            hashed = {k: v for k, v in data.items() if k in _HASHED}
             data["id"] = content_hash(json.loads(json.dumps(hashed, default=_plain)))
         if not data.get("group"):
             data["group"] = data["id"]
@@ -158,21 +160,31 @@ def read_problems(path: Path) -> list[Problem]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 JSONL ({error})") from None
     problems: list[Problem] = []
-    seen: dict[str, int] = {}
+    seen: dict[str, tuple[int, Problem]] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         problem = _parse_line(path, number, line)
         if problem.id in seen:
-            raise UserError(
-                f"{path}:{number}: duplicate id {problem.id!r} (first on line {seen[problem.id]});"
-                " ids must be unique, leave 'id' out to have it computed from the content"
-            )
-        seen[problem.id] = number
+            raise UserError(f"{path}:{number}: {_twice(problem, *seen[problem.id])}")
+        seen[problem.id] = (number, problem)
         problems.append(problem)
     if not problems:
         raise UserError(f"{path}: holds no problems; expected one JSON object a line")
     return problems
+
+
+def _twice(problem: Problem, line: int, first: Problem) -> str:
+    """Why may a problem of the id of an earlier one, on `line`, not be in the file?"""
+    if all(getattr(problem, name) == getattr(first, name) for name in _HASHED):
+        return (
+            f"the problem of line {line} again (id {problem.id!r}: same {', '.join(_HASHED)});"
+            " remove one of the two, or give each an 'id' of its own"
+        )
+    return (
+        f"duplicate id {problem.id!r}, the problem on line {line} has it too; ids must be unique,"
+        " leave 'id' out to have it computed from the content"
+    )
 
 
 def _parse_line(path: Path, number: int, line: str) -> Problem:
@@ -187,11 +199,11 @@ def _parse_line(path: Path, number: int, line: str) -> Problem:
     try:
         return Problem.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = first.get("ctx", {}).get("place", first["loc"])
-        field = ".".join(map(str, place[:_NAMED])) or "line"
+        place, words = first_fault(error, Problem)
+        field = ".".join(map(str, place[:_NAMED]))
         field = field if field.isprintable() else ascii(field)[1:-1]
-        raise UserError(f"{path}:{number}: field '{field}': {first['msg']}") from None
+        where = f" field '{field}':" if field else ""
+        raise UserError(f"{path}:{number}:{where} {words}") from None
 
 
 def _whole(digits: str) -> int:

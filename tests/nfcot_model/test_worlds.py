@@ -260,6 +260,14 @@ def test_a_problem_made_in_python_can_be_written(value: object) -> None:
 GOOD = '{"prompt": "a", "check": {"kind": "exact", "expected": "b"}}'
 
 
+def with_field(field: str) -> str:
+    return f"{GOOD[:-1]}, {field}}}"
+
+
+NAMED = with_field('"id": "i"')
+LIBRARY_WORDS = ("Value error", "Extra inputs", "Input should", "Field required", "pydantic")
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -270,15 +278,27 @@ GOOD = '{"prompt": "a", "check": {"kind": "exact", "expected": "b"}}'
         ('{"prompt": "a"}', "field 'check'"),
         ('{"prompt": "a", "check": {"kind": "function"}}', "field 'check'"),
         ('{"prompt": "a", "promt": 1, "check": {"kind": "exact", "expected": "b"}}', "'promt'"),
-        (GOOD + "\n" + GOOD, "duplicate id"),
-        ("[1]", "p.jsonl:1: field"),
+        (GOOD + "\n\n" + GOOD, "p.jsonl:3: the problem of line 1 again"),
+        ("[1]", "p.jsonl:1: expected a mapping, found a list"),
         ("[" * 100_000, "nested too deeply"),
         ('{"prompt": " ", "check": {"kind": "exact", "expected": "b"}}', "field 'prompt'"),
         ('{"prompt": "\\ud800", "check": {"kind": "exact", "expected": "b"}}', "field 'prompt'"),
         ('{"prompt": "a", "check": {"kind": "exact", "expected": " \\n"}}', "field 'check'"),
         ('{"prompt": "a", "x\\ny": 1, "check": {"kind": "exact", "expected": "b"}}', "'x\\ny'"),
         (GOOD[:-1] + ', "labels": {"x": NaN}}', "field 'labels.x': is nan"),
-        (GOOD[:-1] + ', "id": "\\n"}\n' + GOOD[:-1] + ', "id": "\\n"}', "duplicate id '\\n'"),
+        (GOOD[:-1] + ', "id": "\\n"}\n' + GOOD[:-1] + ', "id": "\\n"}', "id '\\n'"),
+        (NAMED + "\n" + NAMED.replace('"a"', '"c"'), "2: duplicate id 'i', the problem on line 1"),
+        (with_field('"id": 5'), "field 'id': expected text, found 5"),
+        (with_field('"promt": 1'), "field 'promt': is not known; expected one of id, world"),
+        (with_field('"steps": "x"'), "field 'steps': expected a list, found 'x'"),
+        (with_field('"labels": {"x": []}'), "'labels.x': expected text, a number or true or false"),
+        (with_field('"step_labels": [{}]'), "p.jsonl:1: step_labels has 1 entries for 0 steps"),
+        ('{"prompt": "a"}', "field 'check': is missing"),
+        ('{"prompt": "a", "check": {"kind": "function"}}', "'check': a check of kind 'function'"),
+        (
+            '{"prompt": "a", "check": {"kind": "x"}}',
+            "'check.kind': expected 'function', ",
+        ),
     ],
 )
 def test_bad_problem_files_are_named_by_line_and_field(tmp_path, text, named) -> None:
@@ -288,6 +308,7 @@ def test_bad_problem_files_are_named_by_line_and_field(tmp_path, text, named) ->
         read_problems(path)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert not any(words in str(caught.value) for words in LIBRARY_WORDS)
 
 
 def test_missing_and_unreadable_files(tmp_path) -> None:
