@@ -34,6 +34,7 @@ SUMMARIES = {
     "run": "Look after runs on disk: check and repair.",
     "probe": "Fit and apply probes on thoughts.",
     "audit": "Flag trajectories with calibrated p-values.",
+    "lens": "Read thoughts layer by layer, beside what chance would read.",
     "app": "Open the dashboard on a folder of runs.",
 }
 """One line per command of this distribution, in the order `nfcot --help` lists them."""
