@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Estimate", "cluster_bootstrap"]
+__all__ = ["Estimate", "cluster_bootstrap", "cluster_means"]
 
 
 @dataclass(frozen=True)
@@ -53,3 +53,35 @@ def cluster_bootstrap(
         name: Estimate(float(values[name]), *(float(q) for q in np.nanquantile(drawn, tails)))
         for name, drawn in samples.items()
     }
+
+
+def cluster_means(
+    columns: Mapping[str, NDArray[np.float64]],
+    groups: NDArray[np.object_],
+    seed: int = 0,
+    draws: int = 1000,
+    level: float = 0.95,
+) -> dict[str, Estimate]:
+    """`cluster_bootstrap` of plain means, from sums per group: the same intervals, much faster.
+
+    columns: name -> [n], NaN rows left out of their mean. All NaN gives NaN.
+    """
+    names, cluster = np.unique(groups.astype(str), return_inverse=True)
+    if not names.size:
+        return {name: Estimate(math.nan, math.nan, math.nan) for name in columns}
+    rng = np.random.default_rng(seed)
+    times = rng.multinomial(names.size, np.full(names.size, 1 / names.size), size=draws)
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    out = {}
+    for name, column in columns.items():
+        known = ~np.isnan(column)
+        counts = np.bincount(cluster, known, names.size)
+        sums = np.bincount(cluster, np.where(known, column, 0.0), names.size)
+        if not known.any():
+            out[name] = Estimate(math.nan, math.nan, math.nan)
+            continue
+        with np.errstate(invalid="ignore"):
+            drawn = (times @ sums) / (times @ counts)
+        low, high = (float(q) for q in np.nanquantile(drawn, tails))
+        out[name] = Estimate(float(sums.sum() / counts.sum()), low, high)
+    return out

@@ -2,117 +2,164 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from torch import Generator, Tensor
+import torch
+from torch import Tensor
 
-from analyses.causal.edits import EDITS, MODES, placebo, with_thought
-from analyses.causal.scene import Scene
+from analyses.causal.edits import EDITS, MODES, Edit, edited, placebo
+from analyses.causal.scene import Branch, Scene
+from nfcot_model.reasoners.continuing import answer_from, answer_logp_from
+from nfcot_model.sampling import Stream, noise_seed
 from nfcot_model.sandbox import Sandbox
-from nfcot_model.thoughts import AnswerLogp, Thoughts
+from nfcot_model.thoughts import AnswerLogp
 
-__all__ = ["Base", "base_of", "intervene"]
+__all__ = ["Base", "answered", "base_of", "compare", "intervene", "judged", "seeds_of"]
+
+BATCH = 256
 
 
 @dataclass(frozen=True)
 class Base:
-    """What a scene answers when nobody interferes, and how likely each answer is."""
+    """What a scene answers when nobody interferes, and how likely each answer is.
+
+    `greedy` [B]: the answer is recognised as the greedy one from a single pass over it.
+    """
 
     answers: list[str]
     correct: list[bool]
     logp: AnswerLogp
+    greedy: Tensor
 
 
 def base_of(scene: Scene, sandbox: Sandbox) -> Base:
-    """The answers that edits are compared with: those that follow from the stored thoughts."""
-    answers = scene.reasoner.answer(scene.prompts, scene.thoughts)
-    logp = scene.reasoner.answer_logp(scene.prompts, scene.thoughts, answers)
-    return Base(answers, judged(scene, answers, sandbox), logp)
+    """The greedy answers that edits are compared with: those that follow from stored thoughts."""
+    stream = scene.given(scene.thoughts.u, scene.thoughts.mask).stream
+    answers = answered(scene, stream)
+    logp, greedy = answer_logp_from(scene.reasoner, stream, answers)
+    return Base(answers, judged(scene, answers, sandbox), logp, greedy)
+
+
+def answered(scene: Scene, stream: Stream) -> list[str]:
+    """The greedy answers behind a stream, which stays as it was."""
+    everybody = torch.arange(len(stream.state))
+    return answer_from(scene.reasoner, stream.rows(everybody))
 
 
 def intervene(
     scene: Scene,
     base: Base,
     sandbox: Sandbox,
-    rng: Generator,
-    edits: Sequence[str] = tuple(EDITS),
+    seed: int = 0,
+    edits: Mapping[str, Edit] = EDITS,
     modes: Sequence[str] = MODES,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, Tensor]:
     """Every edit at every thought of a scene, in every mode, each with its placebo.
 
-    Columns: `row` (of the scene), `k`, `edit`, `mode`, `distance` (‖u~ - u‖), `answer`,
-    `flipped` (another answer than the base's, word for word), `correct`, `base_correct`,
-    `logp_change` (of the base answer, nats), `kl` (of the next-word distributions along the base
-    answer, mean nats per word), `K_after`; the placebo's `flipped`, `logp_change` and `kl` under
-    the same names with `placebo_`. Edits that cannot be done somewhere (no donor) have no row
-    there; `attempted` counts are `scene.places()`.
+    Columns: `row` (of the scene), `k`, `edit`, `mode`, `seed` (all that the edit drew from),
+    `distance` (‖u~ - u‖), `answer`, `flipped` (another answer than the base's, word for word),
+    `correct`, `base_correct`, `logp_change` (of the base answer, nats), `kl` (of the next-word
+    distributions along the base answer, mean nats per word), `K_after`; the placebo's `flipped`,
+    `logp_change` and `kl` under the same names with `placebo_`: a push as far in a random
+    direction, in the same mode. Edits that cannot be done somewhere (no donor) have no row there.
+    Also the edited thought of each row, [rows, D]: with the stored trace, `k` and `mode` it is the
+    whole intervention.
     """
     rows, k = scene.places().unbind(-1)
-    frames = []
-    for name in edits:
-        crowd = scene.rows(rows)
-        values = EDITS[name](crowd, k, rng)
-        done = ~values.isnan().any(-1)
-        if not bool(done.any()):
-            continue
-        here, at, to = crowd.rows(done.nonzero()[:, 0]), k[done], values[done]
-        pushed = placebo(here, at, to, rng)
-        for mode in modes:
-            effect = _effect(here, base, rows[done], at, to, mode, sandbox)
-            control = _effect(here, base, rows[done], at, pushed, mode, None)
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "row": rows[done].numpy(),
-                        "k": at.numpy(),
-                        "edit": name,
-                        "mode": mode,
-                        "distance": (to - here.at(here.thoughts.u, at)).norm(dim=-1).numpy(),
-                        **effect,
-                        **{
-                            f"placebo_{column}": control[column]
-                            for column in ("flipped", "logp_change", "kl")
-                        },
-                    }
-                )
-            )
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    frames: list[pd.DataFrame] = []
+    values: list[Tensor] = []
+    for name, edit in edits.items():
+        for some in torch.arange(len(rows)).split(BATCH):
+            frame, value = _edit(scene, base, sandbox, seed, name, edit, modes, rows[some], k[some])
+            frames += frame
+            values += value
+    if not frames:
+        return pd.DataFrame(), torch.zeros(0, scene.reasoner.D)
+    return pd.concat(frames, ignore_index=True), torch.cat(values)
 
 
-def _effect(
+def _edit(
     scene: Scene,
     base: Base,
+    sandbox: Sandbox,
+    seed: int,
+    name: str,
+    edit: Edit,
+    modes: Sequence[str],
     rows: Tensor,
     k: Tensor,
-    values: Tensor,
-    mode: str,
-    sandbox: Sandbox | None,
-) -> dict[str, Any]:
-    edited = with_thought(scene, k, values, mode)
-    return compare(scene, base, rows, edited, sandbox)
+) -> tuple[list[pd.DataFrame], list[Tensor]]:
+    here = scene.rows(rows)
+    seeds = seeds_of(here, k, name, seed)
+    to = edit(here, k, seeds)
+    done = (~to.isnan().any(-1)).nonzero()[:, 0]
+    if not len(done):
+        return [], []
+    here, rows, k, to = here.rows(done), rows[done], k[done], to[done]
+    seeds = [seeds[i] for i in done.tolist()]
+    u = here.at(here.thoughts.u, k)
+    pushed = placebo(u, to, [noise_seed(s, "placebo") for s in seeds])
+    frames = []
+    for mode in modes:
+        effect = compare(here, base, rows, edited(here, k, to, mode), sandbox)
+        control = compare(here, base, rows, edited(here, k, pushed, mode))
+        columns = {
+            "row": rows.numpy(),
+            "k": k.numpy(),
+            "edit": name,
+            "mode": mode,
+            "seed": seeds,
+            "distance": (to - u).norm(dim=-1).numpy(),
+        }
+        frames.append(pd.DataFrame({**columns, **effect, **_as_placebo(control)}))
+    return frames, [to] * len(modes)
+
+
+def _as_placebo(effect: dict[str, Any]) -> dict[str, Any]:
+    return {f"placebo_{name}": effect[name] for name in ("flipped", "logp_change", "kl")}
+
+
+def seeds_of(scene: Scene, k: Tensor, edit: str, seed: int) -> list[int]:
+    """A seed per row, from what the intervention is: never from the batch it runs in."""
+    pairs = zip(scene.own.tolist(), k.tolist(), strict=True)
+    return [noise_seed(seed, scene.crowd.problems[i].id, i, place, edit) for i, place in pairs]
 
 
 def compare(
-    scene: Scene, base: Base, rows: Tensor, edited: Thoughts, sandbox: Sandbox | None
+    scene: Scene, base: Base, rows: Tensor, branch: Branch, sandbox: Sandbox | None = None
 ) -> dict[str, Any]:
-    """How do the answers after edited thoughts differ from the base's (its rows `rows`)?"""
+    """How do the answers behind edited thoughts differ from the base's (its rows `rows`)?
+
+    One pass over the base's answer tells its likelihood, the change of every next-word
+    distribution along it, and whether it still is the greedy answer; only where it is not, the
+    new answer is written. Without a sandbox nothing is judged and no answer returned.
+    """
     said = [base.answers[i] for i in rows.tolist()]
-    answers = scene.reasoner.answer(scene.prompts, edited)
-    logp = scene.reasoner.answer_logp(scene.prompts, edited, said)
+    everybody = torch.arange(len(rows))
+    logp, greedy = answer_logp_from(scene.reasoner, branch.stream.rows(everybody), said)
+    answers = list(said)
+    unsure = (~greedy & ((sandbox is not None) | ~base.greedy[rows])).nonzero()[:, 0]
+    if len(unsure):
+        written = answer_from(scene.reasoner, branch.stream.rows(unsure))
+        for i, answer in zip(unsure.tolist(), written, strict=True):
+            answers[i] = answer
+    known = greedy | torch.isin(everybody, unsure)
     before = base.logp.distributions[rows][:, : logp.mask.shape[1]]
-    mask = logp.mask
-    kl = (before.exp() * (before - logp.distributions)).sum(-1) * mask
+    kl = (before.exp() * (before - logp.distributions)).sum(-1) * logp.mask
     result = {
-        "answer": answers,
-        "flipped": [a != b for a, b in zip(answers, said, strict=True)],
+        "flipped": [
+            answer != own if sure else True
+            for answer, own, sure in zip(answers, said, known.tolist(), strict=True)
+        ],
         "logp_change": (logp.logp - base.logp.logp[rows]).numpy(),
-        "kl": (kl.sum(-1) / mask.sum(-1)).numpy(),
-        "K_after": edited.K.numpy(),
+        "kl": (kl.sum(-1) / logp.mask.sum(-1)).numpy(),
     }
     if sandbox is not None:
+        result["answer"] = answers
+        result["K_after"] = branch.thoughts.K.numpy()
         result["correct"] = judged(scene, answers, sandbox)
         result["base_correct"] = [base.correct[i] for i in rows.tolist()]
     return result

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nfcot_model.reasoners import NFCoTReasoner
+from nfcot_model.reasoners.continuing import feed_thoughts, open_prompts, think_on
+from nfcot_model.sampling import Stream
 from nfcot_model.thoughts import Thoughts
 from nfcot_model.worlds import Problem
 
-__all__ = ["Crowd", "Scene"]
+__all__ = ["Branch", "Crowd", "Scene", "set_scene", "state_of"]
 
 
 @dataclass(frozen=True)
@@ -32,18 +38,64 @@ class Crowd:
     def K(self) -> Tensor:
         return self.mask.sum(-1)
 
+    @cached_property
     def mean(self) -> Tensor:
         """The mean thought at each index, [K, D]."""
         count = self.mask.sum(0).clamp(min=1)
         return (self.u * self.mask[..., None]).sum(0) / count[:, None]
 
+    @cached_property
+    def groups(self) -> NDArray[np.int64]:
+        """A number per problem group, [N]."""
+        return np.unique([p.group for p in self.problems], return_inverse=True)[1]
+
+    @cached_property
+    def worlds(self) -> NDArray[np.int64]:
+        """A number per world, [N]."""
+        return np.unique([p.world for p in self.problems], return_inverse=True)[1]
+
+    @cached_property
+    def states(self) -> NDArray[np.int64]:
+        """A number per thing that a true step says, [N, K]; -1 where there is no such step."""
+        return self._numbered([[state_of(s) for s in p.steps] for p in self.problems])
+
+    def labelled(self, label: str | None) -> NDArray[np.int64]:
+        """A number per value of a step label, [N, K]; -1 where a step has none.
+
+        None takes the first label that each problem's steps have.
+        """
+
+        def value(labels: dict[str, Any]) -> str | None:
+            name = next(iter(labels), None) if label is None else label
+            return None if name not in labels else f"{name}={labels[name]}"
+
+        return self._numbered([[value(labels) for labels in p.step_labels] for p in self.problems])
+
+    def _numbered(self, rows: Sequence[Sequence[str | None]]) -> NDArray[np.int64]:
+        numbers: dict[str, int] = {}
+        out = np.full(self.mask.shape, -1)
+        for i, row in enumerate(rows):
+            for k, value in enumerate(row[: out.shape[1]]):
+                if value is not None:
+                    out[i, k] = numbers.setdefault(value, len(numbers))
+        return out
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What was thought instead, and the stream behind it, from which an answer can follow."""
+
+    thoughts: Thoughts
+    stream: Stream
+
 
 @dataclass(frozen=True)
 class Scene:
-    """A batch of traces about to be interfered with. Row i of everything is one trace.
+    """A batch of traces about to be interfered with (`set_scene`); row i of everything is one.
 
     `noise` [B, budget, D] is the noise each trace was drawn with, past its K too, so that a
     trace re-sampled without an edit is the trace itself. `own` [B] are the rows in the crowd.
+    `opened` are the streams behind the prompts, `place` [B] says which of them is whose.
     """
 
     reasoner: NFCoTReasoner
@@ -53,6 +105,8 @@ class Scene:
     tau: float
     crowd: Crowd
     own: Tensor
+    opened: Stream
+    place: Tensor
 
     @property
     def prompts(self) -> list[str]:
@@ -63,14 +117,13 @@ class Scene:
 
     def rows(self, index: Tensor) -> Scene:
         """The same for a choice of rows, repeated or not."""
-        return Scene(
-            self.reasoner,
-            [self.problems[i] for i in index.tolist()],
-            self.thoughts.rows(index),
-            self.noise[index],
-            self.tau,
-            self.crowd,
-            self.own[index],
+        return replace(
+            self,
+            problems=[self.problems[i] for i in index.tolist()],
+            thoughts=self.thoughts.rows(index),
+            noise=self.noise[index],
+            own=self.own[index],
+            place=self.place[index],
         )
 
     def places(self) -> Tensor:
@@ -80,3 +133,41 @@ class Scene:
     def at(self, values: Tensor, k: Tensor) -> Tensor:
         """Row i's value at thought k[i], [B, D] of [B, K, D]."""
         return values[torch.arange(len(self)), k]
+
+    def given(self, u: Tensor, mask: Tensor) -> Branch:
+        """These thoughts [B, K, D] instead, with no thinking after them."""
+        stream = self.opened.rows(self.place)
+        feed_thoughts(self.reasoner, stream, u, mask)
+        return Branch(Thoughts.given(u, mask), stream)
+
+    def rethought(self, u: Tensor, kept: Tensor) -> Branch:
+        """The first kept[i] thoughts of `u`, and what the model thinks after them.
+
+        With the noise that the trace was drawn with, so whatever differs follows from `u`.
+        """
+        mask = torch.arange(u.shape[1]) < kept[:, None]
+        return self.thought_on(self.given(u, mask).stream, u, kept)
+
+    def thought_on(self, stream: Stream, u: Tensor, kept: Tensor) -> Branch:
+        """What is thought behind a stream that holds kept[i] thoughts of `u` already."""
+        return Branch(think_on(self.reasoner, stream, self.noise, u, kept), stream)
+
+
+def set_scene(
+    reasoner: NFCoTReasoner,
+    problems: Sequence[Problem],
+    thoughts: Thoughts,
+    noise: Tensor,
+    tau: float,
+    crowd: Crowd,
+    own: Tensor,
+) -> Scene:
+    """A scene of these traces, their prompts read once for all that is going to happen to them."""
+    opened = open_prompts(reasoner, [problem.prompt for problem in problems])
+    place = torch.arange(len(problems))
+    return Scene(reasoner, problems, thoughts, noise, tau, crowd, own, opened, place)
+
+
+def state_of(step: str) -> str:
+    """What a step says, without its number (`#3 4x+7` says `4x+7`)."""
+    return step.split(" ", 1)[1] if step.startswith("#") and " " in step else step

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from analyses.causal.edits import EDITS, MODES
+from analyses.causal.edits import EDITS, MODES, edits_with
+from analyses.causal.influence import influences
 from analyses.causal.interventions import base_of, intervene
-from analyses.causal.scene import Crowd, Scene
+from analyses.causal.mediation import mediations
+from analyses.causal.scene import Crowd, Scene, set_scene
+from analyses.causal.states import Wired, intervene_on_states, wire
+from analyses.causal.summary import task_summary
 from analyses.causal.trajectories import counterfactuals, early_answers, transplants
-from analyses.causal.verdict import Thresholds, commitment, task_summary
+from analyses.causal.verdict import Thresholds
 from nfcot_model.errors import UserError
-from nfcot_model.files import content_hash, replacing, write_json
+from nfcot_model.files import content_hash, read_json_object, replacing, write_json
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.sampling import draw_noise
 from nfcot_model.sandbox import Sandbox
@@ -24,28 +30,40 @@ from nfcot_model.thoughts import Thoughts
 from nfcot_model.traces import Run
 from nfcot_model.worlds import WORLDS, Problem
 
-__all__ = ["CausalResult", "Plan", "causal_study"]
+__all__ = ["TABLES", "CausalResult", "Plan", "causal_study"]
 
+FORMAT_VERSION = 1
 BLOCK = 32
-TABLES = ("single", "moved", "early", "told")
+TABLES = ("single", "moved", "early", "told", "influence", "mediated", "states")
+STUDY = "study.json"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done: how many traces, which edits, in which modes, from which seed."""
+    """What is to be done: to how many traces, which edits in which modes, from which seed.
+
+    `sites` are hooks whose states are edited too (none: thoughts only); `label` is the step label
+    that `steer` and the probe mediation go by (none: the first of each world).
+    """
 
     samples: int = 200
     edits: tuple[str, ...] = tuple(EDITS)
     modes: tuple[str, ...] = MODES
+    sites: tuple[str, ...] = ()
+    label: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for kind, asked, known in (("edit", self.edits, EDITS), ("mode", self.modes, MODES)):
+        for flag, asked, known in (("edits", self.edits, EDITS), ("modes", self.modes, MODES)):
             unknown = [name for name in asked if name not in known]
             if unknown or not asked:
-                raise UserError(f"no {kind} '{', '.join(unknown)}'; there are {', '.join(known)}")
+                raise UserError(
+                    f"--{flag} '{','.join(unknown)}': expected some of {', '.join(known)}"
+                )
         if self.samples < 1:
-            raise UserError(f"--samples {self.samples}: expected at least 1")
+            raise UserError(f"--samples is {self.samples}; expected at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"--seed is {self.seed}; expected 0 to 2**63 - 1")
 
 
 @dataclass(frozen=True)
@@ -69,27 +87,36 @@ def causal_study(
     """Are the thoughts of this run used? One verdict per world of the run.
 
     The first `plan.samples` traces of a seeded shuffle are interfered with; donors and means come
-    from the whole run. Finished blocks stay in `out/rows`, so the study resumes. Raises UserError
-    for another checkpoint or problem set than the run's, tau = 0, and an `out` of another study.
+    from the whole run. Finished blocks stay in `out/rows`, so the study resumes where it was
+    stopped. Thoughts are scored again first, so the result does not hang on stored likelihoods.
+    Raises UserError for another checkpoint or problem set than the run's, tau = 0, a label that no
+    step has, a site that cannot be edited, and an `out` of another study.
     """
     crowd, asked = _crowd(run, problems, reasoner)
+    _check_label(asked, plan.label)
+    wired = wire(reasoner, plan.sites) if plan.sites else None
     order = torch.randperm(len(asked), generator=torch.Generator().manual_seed(plan.seed))
-    chosen = order[: plan.samples]
-    identity = content_hash([run.hash, reasoner.checkpoint_hash, vars(plan)])
-    _claim(out, identity)
-    blocks = chosen.split(BLOCK)
+    identity = {
+        "format_version": FORMAT_VERSION,
+        "run": run.hash,
+        "checkpoint_hash": reasoner.checkpoint_hash,
+        "plan": asdict(plan),
+    }
+    _claim(out, content_hash(_plain(identity)))
     rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
     with Sandbox() as sandbox:
-        for number, block in enumerate(blocks):
-            done = _stored(out, number) or _block(
-                run, asked, reasoner, crowd, block, plan, number, sandbox
-            )
-            _store(out, number, done)
+        for number, block in enumerate(order[: plan.samples].split(BLOCK)):
+            done = _stored(out, number)
+            if done is None:
+                scene = _scene(run, asked, reasoner, crowd, block)
+                done, values = _block(scene, plan, sandbox, wired)
+                _name(done, run, block)
+                _store(out, number, done, values)
             for name in TABLES:
                 rows[name].append(done[name])
             if progress is not None:
                 progress(len(block))
-    tables = {name: pd.concat(frames, ignore_index=True) for name, frames in rows.items()}
+    tables = {name: _joined(frames) for name, frames in rows.items()}
     return CausalResult(_summary(run, reasoner, plan, thresholds, tables), tables)
 
 
@@ -100,6 +127,8 @@ def _crowd(
         raise UserError(f"{run.path}: was traced with another checkpoint; give that one")
     if run.manifest["decode"]["tau"] <= 0:
         raise UserError(f"{run.path}: was traced at tau 0; resampling needs noise, trace above 0")
+    if not len(run.thoughts):
+        raise UserError(f"{run.path}: holds no thought to interfere with; trace more problems")
     known = {problem.id: problem for problem in problems}
     missing = [i for i in run.traces["problem_id"] if i not in known]
     if missing:
@@ -112,74 +141,75 @@ def _crowd(
     return Crowd(u, mask, asked, run.traces["correct"].tolist()), asked
 
 
-def _block(
-    run: Run,
-    asked: Sequence[Problem],
-    reasoner: NFCoTReasoner,
-    crowd: Crowd,
-    block: torch.Tensor,
-    plan: Plan,
-    number: int,
-    sandbox: Sandbox,
-) -> dict[str, pd.DataFrame]:
-    scene = _scene(run, asked, reasoner, crowd, block)
-    base = base_of(scene, sandbox)
-    rng = torch.Generator().manual_seed(plan.seed * 1_000_003 + number)
-    invented = all(problem.world in WORLDS for problem in scene.problems)
-    frames = {
-        "single": intervene(scene, base, sandbox, rng, plan.edits, plan.modes),
-        "moved": transplants(scene, base, sandbox, rng),
-        "early": early_answers(scene, base, sandbox),
-        "told": counterfactuals(scene, base, sandbox, rng) if invented else pd.DataFrame(),
-    }
-    names = run.traces.iloc[block.numpy()].reset_index(drop=True)
-    for frame in frames.values():
-        if len(frame):
-            for column in ("trace_id", "group", "world"):
-                frame[column] = names[column].to_numpy()[frame["row"]]
-            frame["row"] = block.numpy()[frame["row"]]
-    single = frames["single"]
-    if len(single):
-        single["back"] = single["k"] - names["K"].to_numpy()[_local(block, single["row"])]
-    return frames
-
-
-def _local(block: torch.Tensor, rows: pd.Series) -> Any:
-    place = {int(row): i for i, row in enumerate(block.tolist())}
-    return rows.map(place).to_numpy()
+def _check_label(problems: Sequence[Problem], label: str | None) -> None:
+    names = sorted({name for p in problems for labels in p.step_labels for name in labels})
+    if label is not None and label not in names:
+        has = f"steps have {', '.join(names)}" if names else "no step has labels"
+        raise UserError(f"--label '{label}': {has}")
 
 
 def _scene(
-    run: Run,
-    asked: Sequence[Problem],
-    reasoner: NFCoTReasoner,
-    crowd: Crowd,
-    block: torch.Tensor,
+    run: Run, asked: Sequence[Problem], reasoner: NFCoTReasoner, crowd: Crowd, block: torch.Tensor
 ) -> Scene:
     """The traces of a block as they were drawn, with the noise that drew them."""
     decode = run.manifest["decode"]
-    tensors = {}
-    for name in ("eps", "mu", "log_sigma"):
-        whole = torch.zeros_like(crowd.u)
-        whole[crowd.mask] = torch.from_numpy(run.tensor(name))
-        tensors[name] = whole[block]
     mask = crowd.mask[block]
+    drawn = torch.zeros_like(crowd.u)
+    drawn[crowd.mask] = torch.from_numpy(run.tensor("eps"))
+    u = crowd.u[block]
     stopped = torch.tensor(run.traces["stopped"].to_numpy())[block]
-    thoughts = Thoughts(
-        crowd.u[block], tensors["eps"], tensors["mu"], tensors["log_sigma"], mask, stopped
-    )
+    problems = [asked[i] for i in block.tolist()]
+    zero = torch.zeros_like(u)
+    bare = Thoughts(u, drawn[block], zero, zero, mask, stopped).rows(slice(None))
+    scores = reasoner.score([p.prompt for p in problems], bare, tau=decode["tau"])
+    thoughts = Thoughts(bare.u, bare.eps, scores.mu, scores.log_sigma, bare.mask, stopped)
     budget = min(decode["max_thoughts"] or reasoner.max_thoughts, reasoner.max_thoughts)
     seeds = run.traces["seed"].to_numpy()[block.numpy()].tolist()
     noise = draw_noise(seeds, budget, reasoner.D, decode["tau"])
-    return Scene(
-        reasoner,
-        [asked[i] for i in block.tolist()],
-        thoughts.rows(slice(None)),
-        noise,
-        decode["tau"],
-        crowd,
-        block,
-    )
+    return set_scene(reasoner, problems, thoughts, noise, decode["tau"], crowd, block)
+
+
+def _block(
+    scene: Scene, plan: Plan, sandbox: Sandbox, wired: Wired | None
+) -> tuple[dict[str, pd.DataFrame], torch.Tensor]:
+    base = base_of(scene, sandbox)
+    known = edits_with(plan.label)
+    edits = {name: known[name] for name in plan.edits}
+    by_steps = scene.reasoner.variable_k
+    invented = by_steps and all(problem.world in WORLDS for problem in scene.problems)
+    single, values = intervene(scene, base, sandbox, plan.seed, edits, plan.modes)
+    states = pd.DataFrame()
+    if wired is not None:
+        again = wired.scene(scene)
+        states = intervene_on_states(
+            wired, again, base_of(again, sandbox), sandbox, plan.sites, plan.seed, modes=plan.modes
+        )
+    return {
+        "single": single,
+        "moved": transplants(scene, base, sandbox, plan.seed),
+        "early": early_answers(scene, base, sandbox),
+        "told": counterfactuals(scene, base, sandbox, plan.seed) if invented else pd.DataFrame(),
+        "influence": influences(scene, plan.seed),
+        "mediated": mediations(scene, base, plan.label, plan.seed),
+        "states": states,
+    }, values
+
+
+def _name(frames: dict[str, pd.DataFrame], run: Run, block: torch.Tensor) -> None:
+    """Say of every row which trace it is about, and count its thought from the end too."""
+    names = run.traces.iloc[block.numpy()].reset_index(drop=True)
+    for frame in frames.values():
+        if not len(frame):
+            continue
+        local = frame["row"].to_numpy()
+        for column in ("trace_id", "group", "world"):
+            frame[column] = names[column].to_numpy()[local]
+        place = next((column for column in ("k", "step") if column in frame), None)
+        if place is not None:
+            K = names["K"].to_numpy()[local]
+            slots = int(run.manifest["config"]["codec"]["slots"]) if place == "step" else 1
+            frame["back"] = frame[place] - K // slots
+        frame["row"] = block.numpy()[local]
 
 
 def _summary(
@@ -195,36 +225,39 @@ def _summary(
             name: frame[frame["world"] == task] if len(frame) else frame
             for name, frame in tables.items()
         }
-        figures = task_summary(
-            task, mine["single"], mine["moved"], mine["early"], mine["told"], thresholds
-        )
-        early = mine["early"]
-        settled = commitment(early)
-        K = early.groupby("row")["K"].first()
-        figures["commitment"] = {
-            "mean_k": float(settled.mean()),
-            "at_last_thought": float((settled == K.loc[settled.index]).mean()),
-        }
-        figures["early_decision"] = [
-            {"missing": int(missing), "correct": float(part["correct"].mean()), "n": len(part)}
-            for missing, part in early.groupby(early["K"] - early["k"])
-        ]
-        tasks.append(figures)
+        tasks.append(task_summary(task, mine, thresholds))
     return {
+        "format_version": FORMAT_VERSION,
         "run": {"name": run.name, "hash": run.hash},
         "checkpoint_hash": reasoner.checkpoint_hash,
         "tau": run.manifest["decode"]["tau"],
-        "plan": {**vars(plan), "edits": list(plan.edits), "modes": list(plan.modes)},
+        "plan": _plain(asdict(plan)),
+        "level": 0.95,
         "thresholds": thresholds.to_dict(),
+        "interventions": int(sum(len(tables[name]) for name in TABLES)),
         "tasks": tasks,
     }
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    full = [frame for frame in frames if len(frame)]
+    return pd.concat(full, ignore_index=True) if full else pd.DataFrame()
+
+
 def _claim(out: Path, identity: str) -> None:
-    path = out / "study.json"
+    path = out / STUDY
     if path.exists():
-        if identity not in path.read_text():
-            raise UserError(f"{out}: holds another causal study; choose another -o")
+        if read_json_object(path).get("identity") != identity:
+            raise UserError(
+                f"{out}: holds another causal study (another run, checkpoint or plan);"
+                " choose another -o"
+            )
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is not empty and holds no causal study; choose another -o")
@@ -232,16 +265,25 @@ def _claim(out: Path, identity: str) -> None:
     write_json(path, {"identity": identity})
 
 
+def _files(out: Path, number: int) -> dict[str, Path]:
+    return {name: out / "rows" / f"{number:05d}-{name}.parquet" for name in TABLES}
+
+
 def _stored(out: Path, number: int) -> dict[str, pd.DataFrame] | None:
-    files = {name: out / "rows" / f"{number:05d}-{name}.parquet" for name in TABLES}
-    if not all(file.exists() for file in files.values()):
+    """The tables of a finished block; None when it is to be done (again)."""
+    values = out / "rows" / f"{number:05d}-values.safetensors"
+    try:
+        tables = {name: pd.read_parquet(path) for name, path in _files(out, number).items()}
+        kept = load_file(values)["u"]
+    except (OSError, ValueError, KeyError, SafetensorError):
         return None
-    return {name: pd.read_parquet(file) for name, file in files.items()}
+    return tables if len(kept) == len(tables["single"]) else None
 
 
-def _store(out: Path, number: int, frames: dict[str, pd.DataFrame]) -> None:
-    for name, frame in frames.items():
-        path = out / "rows" / f"{number:05d}-{name}.parquet"
-        if not path.exists():
-            with replacing(path) as temporary:
-                frame.to_parquet(temporary, index=False, compression="zstd")
+def _store(out: Path, number: int, frames: dict[str, pd.DataFrame], values: torch.Tensor) -> None:
+    for name, path in _files(out, number).items():
+        with replacing(path) as temporary:
+            frames[name].to_parquet(temporary, index=False, compression="zstd")
+    # Row i is the thought that row i of `single` put in: the edit itself, whatever drew it.
+    with replacing(out / "rows" / f"{number:05d}-values.safetensors") as temporary:
+        save_file({"u": values.contiguous()}, temporary)

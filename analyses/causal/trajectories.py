@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import torch
-from torch import Generator, Tensor
 
-from analyses.causal.edits import decode_edit_encode, rethought, state_of
-from analyses.causal.interventions import Base, judged
+from analyses.causal.edits import choose, decode_edit_encode, told_otherwise
+from analyses.causal.interventions import Base, answered, judged, seeds_of
 from analyses.causal.scene import Scene
 from nfcot_model.sandbox import Sandbox
-from nfcot_model.thoughts import Thoughts
 from nfcot_model.worlds import Problem, what_if
 
-__all__ = ["counterfactuals", "early_answers", "influence", "transplants"]
+__all__ = ["counterfactuals", "early_answers", "transplants"]
 
 
-def transplants(scene: Scene, base: Base, sandbox: Sandbox, rng: Generator) -> pd.DataFrame:
+def transplants(scene: Scene, base: Base, sandbox: Sandbox, seed: int = 0) -> pd.DataFrame:
     """Whose answer comes out when thoughts are transplanted? Rows: pairs × parts of a trajectory.
 
     A donor has the same K, another group and another correct answer; both sides were solved.
@@ -27,12 +26,11 @@ def transplants(scene: Scene, base: Base, sandbox: Sandbox, rng: Generator) -> p
     The answer passes the donor's tests (`donor`), the receiver's (`prompt`), or neither.
     """
     crowd, K = scene.crowd, scene.thoughts.K
-    partner = [_partner(scene, i, rng) for i in range(len(scene))]
-    kept = [i for i, p in enumerate(partner) if p is not None and base.correct[i]]
-    if not kept:
+    partner = _partners(scene, seed)
+    index = ((partner >= 0) & torch.tensor(base.correct)).nonzero()[:, 0]
+    if not len(index):
         return pd.DataFrame()
-    index = torch.tensor(kept)
-    given = torch.tensor([partner[i] for i in kept])
+    given = partner[index]
     here = scene.rows(index)
     own = here.thoughts.u
     theirs = crowd.u[given][:, : own.shape[1]]
@@ -50,8 +48,8 @@ def transplants(scene: Scene, base: Base, sandbox: Sandbox, rng: Generator) -> p
             take = place < k if part == "prefix" else place >= k
         u = torch.where(take[None, :, None], theirs, own)
         some = here.rows(possible.nonzero()[:, 0])
-        mixed = Thoughts.given(u[possible][:, : some.thoughts.mask.shape[1]], some.thoughts.mask)
-        answers = some.reasoner.answer(some.prompts, mixed)
+        mask = some.thoughts.mask
+        answers = answered(some, some.given(u[possible][:, : mask.shape[1]], mask).stream)
         givers = [crowd.problems[j] for j in given[possible].tolist()]
         follows = judged(_asked(some, givers), answers, sandbox)
         stays = judged(some, answers, sandbox)
@@ -65,6 +63,11 @@ def transplants(scene: Scene, base: Base, sandbox: Sandbox, rng: Generator) -> p
                     "answer": answers,
                     "donor": follows,
                     "prompt": stays,
+                    "neither": [not (a or b) for a, b in zip(follows, stays, strict=True)],
+                    "flipped": [
+                        a != base.answers[i]
+                        for a, i in zip(answers, index[possible].tolist(), strict=True)
+                    ],
                 }
             )
         )
@@ -78,8 +81,8 @@ def early_answers(scene: Scene, base: Base, sandbox: Sandbox) -> pd.DataFrame:
         rows = (k <= scene.thoughts.K).nonzero()[:, 0]
         some = scene.rows(rows)
         mask = torch.arange(some.thoughts.mask.shape[1]) < k
-        cut = Thoughts.given(some.thoughts.u, mask.expand(len(rows), -1).clone())
-        answers = some.reasoner.answer(some.prompts, cut)
+        cut = some.given(some.thoughts.u, mask.expand(len(rows), -1))
+        answers = answered(some, cut.stream)
         frames.append(
             pd.DataFrame(
                 {
@@ -91,44 +94,45 @@ def early_answers(scene: Scene, base: Base, sandbox: Sandbox) -> pd.DataFrame:
                         a == base.answers[i] for a, i in zip(answers, rows.tolist(), strict=True)
                     ],
                     "correct": judged(some, answers, sandbox),
+                    "base_correct": [base.correct[i] for i in rows.tolist()],
                 }
             )
         )
     return pd.concat(frames, ignore_index=True)
 
 
-def counterfactuals(scene: Scene, base: Base, sandbox: Sandbox, rng: Generator) -> pd.DataFrame:
+def counterfactuals(scene: Scene, base: Base, sandbox: Sandbox, seed: int = 0) -> pd.DataFrame:
     """Told that a step came out differently, does the model answer what then follows?
 
     For each solved trace and each of its steps: the step's text becomes another state of the world
     (one that occurs at that step elsewhere in the run), goes back through codec and flow, and the
     thoughts after it are thought again. `implied`: the answer passes the tests that the world's
     own interpreter derives from the new state; `own`: it still passes the old ones. Only cases
-    where the two differ are kept. Needs problems of a built-in world and one thought per step.
+    where the two differ are kept. Needs problems of a built-in world and a codec by steps.
     """
     frames = []
     slots = scene.reasoner.config["codec"]["slots"]
     for step in range(int(scene.thoughts.K.max()) // slots):
-        rows, texts, implied = [], [], []
-        for i in range(len(scene)):
-            if not base.correct[i] or scene.thoughts.K[i] <= step * slots:
-                continue
-            told = _another_state(scene, i, step, rng)
-            if told is not None:
-                rows.append(i)
-                texts.append(told[0])
-                implied.append(told[1])
-        if not rows:
+        at = torch.full((len(scene),), step * slots)
+        seeds = seeds_of(scene, at, "told", seed)
+        told = {
+            i: found
+            for i in range(len(scene))
+            if base.correct[i]
+            and step * slots < int(scene.thoughts.K[i])
+            and (found := _another_state(scene, i, step, seeds[i])) is not None
+        }
+        if not told:
             continue
-        index = torch.tensor(rows)
+        index = torch.tensor(list(told))
+        texts, implied = zip(*told.values(), strict=True)
         some = scene.rows(index)
-        encoded = decode_edit_encode(some, step, texts)
-        width = some.thoughts.mask.shape[1]
-        place = torch.arange(width)
+        encoded = decode_edit_encode(some, torch.full((len(index),), step), texts)
+        place = torch.arange(encoded.u.shape[1])
         here = (place >= step * slots) & (place < (step + 1) * slots)
-        u = torch.where(here[None, :, None], encoded.u[:, :width], some.thoughts.u)
-        kept = torch.full((len(rows),), (step + 1) * slots)
-        answers = some.reasoner.answer(some.prompts, rethought(some, u, kept))
+        u = torch.where(here[None, :, None], encoded.u, some.thoughts.u)
+        kept = torch.full((len(index),), (step + 1) * slots)
+        answers = answered(some, some.rethought(u, kept).stream)
         frames.append(
             pd.DataFrame(
                 {
@@ -145,53 +149,29 @@ def counterfactuals(scene: Scene, base: Base, sandbox: Sandbox, rng: Generator) 
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def influence(scene: Scene, k: int, values: Tensor) -> Tensor:
-    """How far does changing thought k move what the model expects of each later thought?
-
-    values [B, D] replace thought k; later thoughts are frozen. Returns [B, K]: the root mean
-    square over D of `(mu'_j - mu_j) / sigma_j`, 0 for j ≤ k and where there is no thought.
-    """
-    u = scene.thoughts.u.clone()
-    u[:, k] = values
-    changed = scene.reasoner.score(
-        scene.prompts, Thoughts.given(u, scene.thoughts.mask), tau=scene.tau
-    )
-    before = scene.reasoner.score(scene.prompts, scene.thoughts, tau=scene.tau)
-    moved = (changed.mu - before.mu) * torch.exp(-before.log_sigma)
-    later = torch.arange(u.shape[1]) > k
-    return moved.square().mean(-1).sqrt() * scene.thoughts.mask * later
+def _partners(scene: Scene, seed: int) -> torch.Tensor:
+    """Whose thoughts are given to each row? [B], -1 where nobody's can be."""
+    crowd, K = scene.crowd, scene.crowd.K.numpy()
+    solved = np.asarray(crowd.solved, dtype=bool)
+    seeds = seeds_of(scene, torch.zeros(len(scene)).long(), "transplant", seed)
+    chosen = []
+    for me, own in zip(scene.own.tolist(), seeds, strict=True):
+        fits = solved & (crowd.groups != crowd.groups[me]) & (crowd.worlds == crowd.worlds[me])
+        fits &= K[me] == K
+        asked = crowd.problems[me].check
+        other = [j for j in np.flatnonzero(fits).tolist() if crowd.problems[j].check != asked]
+        chosen.append(choose(np.asarray(other), own))
+    return torch.tensor(chosen)
 
 
-def _partner(scene: Scene, i: int, rng: Generator) -> int | None:
-    crowd, me = scene.crowd, int(scene.own[i])
-    mine = crowd.problems[me]
-    fits = [
-        j
-        for j in (crowd.K[me] == crowd.K).nonzero()[:, 0].tolist()
-        if crowd.solved[j]
-        and crowd.problems[j].world == mine.world
-        and crowd.problems[j].group != mine.group
-        and crowd.problems[j].check != mine.check
-    ]
-    return fits[int(torch.randint(len(fits), (), generator=rng))] if fits else None
-
-
-def _another_state(scene: Scene, i: int, step: int, rng: Generator) -> tuple[str, Problem] | None:
-    """A state that step `step` has elsewhere in this world, put in this trace's own words."""
+def _another_state(scene: Scene, i: int, step: int, seed: int) -> tuple[str, Problem] | None:
+    """Another thing for step `step` to say, and the problem that would then be right."""
+    told = told_otherwise(scene, i, step, seed)
+    if told is None:
+        return None
     problem = scene.problems[i]
-    number = problem.steps[step].split(" ", 1)[0]
-    states = sorted(
-        {
-            state_of(other.steps[step])
-            for other in scene.crowd.problems
-            if other.world == problem.world and len(other.steps) > step
-        }
-    )
-    for place in torch.randperm(len(states), generator=rng).tolist():
-        told = what_if(problem, step, states[place])
-        if told.check != problem.check:
-            return f"{number} {states[place]}", told
-    return None
+    implied = what_if(problem, step, told)
+    return (told, implied) if implied.check != problem.check else None
 
 
 def _asked(scene: Scene, problems: Sequence[Problem]) -> Scene:

@@ -12,7 +12,7 @@ __all__ = ["model_of"]
 
 
 def model_of(run: Run, model: Path | str | None = None, device: str = "cpu") -> NFCoTReasoner:
-    """Which model thought this run? The one its manifest names, or the one given, if it is the same.
+    """Which model thought this run? The one its manifest names, or the one given if it is the same.
 
     Loaded at the run's dtype. Raises UserError when the folder is gone or holds another checkpoint.
     """

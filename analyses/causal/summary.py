@@ -1,0 +1,198 @@
+"""What a causal study found about one task: every measure with its interval, and the verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analyses.causal.verdict import VERDICTS, Thresholds, commitment, verdict
+from probes.intervals import Estimate, cluster_means
+
+__all__ = ["ON_MANIFOLD", "means_of", "task_summary"]
+
+# Replacements that are thoughts of this model in good standing, and say something else.
+ON_MANIFOLD = ("donor", "swap_different_value", "decode_edit_encode")
+# A cell of fewer problem groups decides nothing.
+MIN_GROUPS = 5
+EFFECTS = ("flipped", "logp_change", "kl")
+
+
+def means_of(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, Estimate]:
+    """The means of columns with 95 % intervals over problem groups (column `group`)."""
+    if not len(frame):
+        return {column: Estimate(math.nan, math.nan, math.nan) for column in columns}
+    values = {column: frame[column].to_numpy(dtype=float) for column in columns}
+    return cluster_means(values, frame["group"].to_numpy(dtype=object))
+
+
+def task_summary(
+    task: str, tables: Mapping[str, pd.DataFrame], thresholds: Thresholds
+) -> dict[str, Any]:
+    """Everything about one task, as it stands in the report.
+
+    `tables` are the study's (`single`, `moved`, `early`, `told`, `influence`, `mediated`,
+    `states`), each with the columns `group`, `row` and, where it has `k`, `back` (k - K). Necessity
+    is the largest drop of the pass rate of solved traces over thoughts and modes, so its interval
+    is that of a chosen cell.
+    """
+    single, moved = _solved(tables["single"]), tables["moved"]
+    whole = moved[moved["part"] == "all"] if len(moved) else moved
+    follows = means_of(whole, ("donor", "prompt", "neither", "flipped"))
+    real = single[single["edit"].isin(ON_MANIFOLD)] if len(single) else single
+    cells = [
+        (int(back), mode, means_of(frame, ("dropped", "flipped")))
+        for (back, mode), frame in _by(real, ["back", "mode"])
+        if frame["group"].nunique() >= MIN_GROUPS
+    ]
+    necessity = _largest([found["dropped"] for _, _, found in cells])
+    effect = _largest([*(found["flipped"] for _, _, found in cells), follows["flipped"]])
+    said = verdict(follows["donor"], follows["prompt"], necessity, effect, thresholds)
+    told = tables["told"]
+    following = means_of(told, ("implied", "own"))
+    return {
+        "task": task,
+        "verdict": said,
+        "meaning": VERDICTS[said],
+        "traces": int(tables["early"]["row"].nunique()),
+        "groups": int(tables["early"]["group"].nunique()),
+        "solved": means_of(_first(tables["early"]), ("base_correct",))["base_correct"].to_dict(),
+        "sufficiency": {
+            **{name: follows[name].to_dict() for name in ("donor", "prompt", "neither")},
+            "pairs": len(whole),
+        },
+        "necessity": necessity.to_dict(),
+        "largest_effect": effect.to_dict(),
+        "thoughts": [
+            _thought(single, int(back)) for back in sorted(set(single["back"]), reverse=True)
+        ]
+        if len(single)
+        else [],
+        "effects": [_effect(name, frame) for name, frame in _by(single, ["edit", "mode"])],
+        "parts": [
+            {"part": part, "k": int(k), **_plain(means_of(frame, ("donor", "prompt", "neither")))}
+            for (part, k), frame in _by(moved, ["part", "k"])
+        ],
+        "early_decision": [
+            {
+                "missing": int(missing),
+                "n": len(frame),
+                **_plain(means_of(frame, ("same", "correct"))),
+            }
+            for (missing,), frame in _by(
+                tables["early"].assign(missing=lambda f: f["K"] - f["k"]), ["missing"]
+            )
+        ],
+        "commitment": _commitment(tables["early"]),
+        "counterfactual_following": following["implied"].to_dict(),
+        "counterfactual_own": following["own"].to_dict(),
+        "counterfactuals": [
+            {
+                "k": int(back),
+                "n": len(frame),
+                **_plain(means_of(frame, ("implied", "own"))),
+            }
+            for (back,), frame in _by(told, ["back"])
+        ],
+        "influence": [
+            {
+                "k": int(k),
+                "j": int(j),
+                "n": len(frame),
+                **_plain(means_of(frame, ("moved", "placebo_moved"))),
+            }
+            for (k, j), frame in _by(tables["influence"], ["k", "j"])
+        ],
+        "mediation": [
+            {
+                "part": part,
+                "n": len(frame),
+                **_plain(means_of(frame, ("flipped", "logp_change", "share", "dimensions"))),
+            }
+            for (part,), frame in _by(tables["mediated"], ["part"])
+        ],
+        "states": [
+            {"site": site, **_effect((edit, mode), frame)}
+            for (site, edit, mode), frame in _by(
+                _solved(tables["states"]), ["site", "edit", "mode"]
+            )
+        ],
+    }
+
+
+def _thought(single: pd.DataFrame, back: int) -> dict[str, Any]:
+    """One thought, counted from the end: -1 is the last. `low`, `high` are of the total effect."""
+    frame = single[single["back"] == back]
+    real = frame[frame["edit"].isin(ON_MANIFOLD)]
+    direct, total = (
+        means_of(real[real["mode"] == mode], ("dropped",))["dropped"]
+        for mode in ("direct", "total")
+    )
+    fresh = frame[(frame["edit"] == "resample") & (frame["mode"] == "total")]
+    same = frame[frame["edit"] == "swap_same_value"]
+    return {
+        "k": back,
+        "n": int(frame["row"].nunique()),
+        "necessity_direct": direct.to_dict(),
+        "necessity_total": total.to_dict(),
+        "low": total.to_dict()["low"],
+        "high": total.to_dict()["high"],
+        "resampling_importance": means_of(fresh, ("flipped",))["flipped"].to_dict(),
+        "same_value_flipped": means_of(same, ("flipped",))["flipped"].to_dict(),
+        "beyond_placebo": means_of(real, ("excess",))["excess"].to_dict(),
+    }
+
+
+def _effect(name: Sequence[Any], frame: pd.DataFrame) -> dict[str, Any]:
+    columns = [*EFFECTS, *(f"placebo_{c}" for c in EFFECTS), "dropped", "excess"]
+    return {
+        "edit": name[0],
+        "mode": name[1],
+        "n": len(frame),
+        **_plain(means_of(frame, columns)),
+    }
+
+
+def _solved(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of traces whose own answer is right, with `dropped` and what exceeds the placebo."""
+    if not len(frame):
+        return frame
+    return frame[frame["base_correct"].astype(bool)].assign(
+        dropped=lambda f: ~f["correct"].astype(bool),
+        excess=lambda f: f["flipped"].astype(float) - f["placebo_flipped"].astype(float),
+    )
+
+
+def _commitment(early: pd.DataFrame) -> dict[str, Any]:
+    settled = commitment(early).rename("settled").reset_index()
+    frame = settled.merge(early.groupby("row")[["K", "group"]].first().reset_index(), on="row")
+    frame["at_last"] = frame["settled"] == frame["K"]
+    frame["at_first"] = frame["settled"] <= 1
+    frame["before"] = frame["settled"] == 0
+    found = means_of(frame, ("settled", "at_last", "at_first", "before"))
+    return {
+        "mean_k": found["settled"].to_dict(),
+        "median_k": float(frame["settled"].median()),
+        "at_last_thought": found["at_last"].to_dict(),
+        "by_first_thought": found["at_first"].to_dict(),
+        "before_any_thought": found["before"].to_dict(),
+    }
+
+
+def _first(early: pd.DataFrame) -> pd.DataFrame:
+    return early.groupby("row", as_index=False).first()
+
+
+def _by(frame: pd.DataFrame, columns: list[str]) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
+    return list(frame.groupby(columns, sort=True)) if len(frame) else []
+
+
+def _largest(estimates: Sequence[Estimate]) -> Estimate:
+    known = [e for e in estimates if not math.isnan(e.value)]
+    return max(known, key=lambda e: e.value, default=Estimate(math.nan, math.nan, math.nan))
+
+
+def _plain(found: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
+    return {name: estimate.to_dict() for name, estimate in found.items()}
