@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nfcot_model.traces import Run
 
-__all__ = ["FOREIGN", "TARGETS", "common_tokens", "foreign_traces", "thoughts_of"]
+__all__ = ["FOREIGN", "TARGETS", "common_tokens", "foreign_traces", "place_of", "thoughts_of"]
 
 TARGETS = ("step", "last_step", "answer")
 FOREIGN = {target: f"foreign_{target}" for target in TARGETS}
@@ -74,7 +74,10 @@ def thoughts_of(run: Run, chosen: NDArray[np.int64], seed: int, by_step: bool) -
                     "foreign_answer": answers[donor] if donor >= 0 else None,
                 }
             )
-    return pd.DataFrame(records)
+    frame = pd.DataFrame(records)
+    texts = (*TARGETS, *FOREIGN.values())
+    objects = {name: pd.Series([r[name] for r in records], dtype=object) for name in texts}
+    return frame.assign(**objects)
 
 
 def _at(texts: Sequence[str], index: int) -> str | None:
