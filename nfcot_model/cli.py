@@ -34,6 +34,7 @@ SUMMARIES = {
     "run": "Look after runs on disk: check and repair.",
     "probe": "Fit and apply probes on thoughts.",
     "audit": "Flag trajectories with calibrated p-values.",
+    "causal": "Say whether thoughts are used: edits, placebos, a verdict per task.",
     "lens": "Read thoughts layer by layer, beside what chance would read.",
     "app": "Open the dashboard on a folder of runs.",
 }

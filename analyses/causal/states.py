@@ -2,9 +2,9 @@
 
 A site is a hook of the backbone that sees positions: the residual stream (`blocks.N.hook_out`,
 `hook_resid_mid`, `hook_in`), what attention or MLP add (`blocks.N.attn.hook_out`,
-`blocks.N.mlp.hook_out`), or one layer's cached values (`blocks.N.attn.hook_v`). What stands there at
-thought k is replaced while thought k is read; everything after it sees the replacement through the
-key-value cache. Needs transformer-lens.
+`blocks.N.mlp.hook_out`), or one layer's cached values (`blocks.N.attn.hook_v`). What stands there
+at thought k is replaced while thought k is read; all that follows sees it through the key-value
+cache. Needs transformer-lens.
 """
 
 from __future__ import annotations

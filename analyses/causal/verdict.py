@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
+from nfcot_model.errors import UserError
 from probes.intervals import Estimate
 
 __all__ = ["VERDICTS", "Thresholds", "commitment", "verdict"]
@@ -35,6 +36,11 @@ class Thresholds:
     selectivity: float = 0.25
     necessity: float = 0.50
     inert: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not 0 <= value <= 1:
+                raise UserError(f"--{name} is {value:g}; expected a share from 0 to 1")
 
     def to_dict(self) -> dict[str, float]:
         return asdict(self)

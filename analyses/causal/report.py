@@ -1,0 +1,239 @@
+"""The causal study as people read it: causal.md with figures, beside causal.json and its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from analyses.causal.study import CausalResult
+from nfcot_model.files import replacing, write_json, write_text
+from nfcot_model.terminal import jsonable
+from nfcot_model.traces.view import printable
+
+__all__ = ["DOES_NOT_SHOW", "causal_markdown", "interval", "write_report"]
+
+DOES_NOT_SHOW = (
+    "A verdict is about the answers of this model on this task, at this temperature, and about the"
+    " edits that were made. Used thoughts need not be faithful: that the answer follows a thought"
+    " does not show that the decoded text is all the thought says. Inert thoughts make every claim"
+    " that rests on reading them void, however well they decode. The necessity quoted is the"
+    " largest over thoughts and modes, so its interval is that of a chosen cell. Off-manifold edits"
+    " (zero, noise, mean) can break a model whether or not it uses what they remove: read them"
+    " against the placebo."
+)
+
+
+def write_report(result: CausalResult, folder: Path) -> tuple[str, ...]:
+    """Put causal.md, its figures, the rows and, last, causal.json into `folder`.
+
+    Rows are one Parquet file per kind of intervention. Figures are HTML, and PNG where a browser
+    is found to draw them. Returns what could not be written, in words.
+    """
+    for name, frame in result.tables.items():
+        with replacing(folder / f"{name}.parquet") as temporary:
+            frame.to_parquet(temporary, index=False, compression="zstd")
+    figures, notes = _draw(result.summary, folder)
+    write_text(folder / "causal.md", causal_markdown(result.summary, figures, notes))
+    write_json(folder / "causal.json", jsonable(result.summary))
+    return notes
+
+
+def causal_markdown(
+    summary: Mapping[str, Any],
+    figures: Mapping[str, Sequence[str]] = {},
+    notes: Sequence[str] = (),
+) -> str:
+    """What did the study find, in one page? `figures`: task -> names of drawn figures."""
+    plan = summary["plan"]
+    parts = [
+        f"# Are the thoughts of {summary['run']['name']} used?",
+        "\n".join(f"* **{t['task']}: {t['verdict']}** ({t['meaning']})" for t in summary["tasks"]),
+        f"Run `{summary['run']['hash']}`, checkpoint `{summary['checkpoint_hash']}`, tau"
+        f" {summary['tau']:g}; seed {plan['seed']}, {summary['interventions']:,} interventions on"
+        f" up to {plan['samples']} traces. Intervals are {summary['level']:.0%}, over problem"
+        " groups. Only traces whose own answer is right are counted where pass rates are.",
+        *(printable(note) for note in notes),
+    ]
+    for task in summary["tasks"]:
+        parts += _task(task, summary["thresholds"], figures.get(task["task"], ()))
+    parts += ["## What this does not show", DOES_NOT_SHOW]
+    return "\n\n".join(parts) + "\n"
+
+
+def _task(
+    task: Mapping[str, Any], thresholds: Mapping[str, float], figures: Sequence[str]
+) -> list[str]:
+    name = task["task"]
+    s = task["sufficiency"]
+    rows = [
+        ["sufficiency: donor's answer", interval(s["donor"]), f"≥ {thresholds['sufficiency']:g}"],
+        [
+            "selectivity: own prompt's answer",
+            interval(s["prompt"]),
+            f"≤ {thresholds['selectivity']:g}",
+        ],
+        ["neither", interval(s["neither"]), ""],
+        [
+            "necessity: largest drop of the pass rate",
+            interval(task["necessity"]),
+            f"≥ {thresholds['necessity']:g}",
+        ],
+        [
+            "largest share of answers changed",
+            interval(task["largest_effect"]),
+            f"inert: high ≤ {thresholds['inert']:g}",
+        ],
+        ["counterfactual following", interval(task["counterfactual_following"]), ""],
+        ["  still the old answer", interval(task["counterfactual_own"]), ""],
+        ["thoughts until the answer is settled", interval(task["commitment"]["mean_k"]), ""],
+        ["  settled only by the last thought", interval(task["commitment"]["at_last_thought"]), ""],
+        ["  settled before any thought", interval(task["commitment"]["before_any_thought"]), ""],
+    ]
+    parts = [
+        f"## {name}: {task['verdict']}",
+        f"{task['traces']} traces of {task['groups']} problem groups, {s['pairs']} transplanted"
+        f" pairs; own answers right: {interval(task['solved'])}.",
+        _table(["measure", "value", "threshold"], rows),
+        f"### Each thought of {name}",
+        "Replaced by an on-manifold thought that says something else (donor, swap_different_value,"
+        " decode_edit_encode): drop of the pass rate. Resampled: a fresh draw given its prefix."
+        " Same value: swapped for another problem's thought with the same state.",
+        _table(
+            [
+                "k",
+                "traces",
+                "direct",
+                "total",
+                "beyond placebo",
+                "resampled flips",
+                "same value flips",
+            ],
+            [
+                [
+                    str(t["k"]),
+                    str(t["n"]),
+                    interval(t["necessity_direct"]),
+                    interval(t["necessity_total"]),
+                    interval(t["beyond_placebo"]),
+                    interval(t["resampling_importance"]),
+                    interval(t["same_value_flipped"]),
+                ]
+                for t in task["thoughts"]
+            ],
+        ),
+        f"### Each edit of {name}",
+        _table(
+            [
+                "edit",
+                "mode",
+                "n",
+                "flipped",
+                "placebo",
+                "Δ log p of the base answer",
+                "placebo",
+                "KL / token",
+                "pass drop",
+            ],
+            [[e["edit"], e["mode"], str(e["n"]), *_measures(e)] for e in task["effects"]],
+        ),
+    ]
+    if task["states"]:
+        parts += [
+            f"### Hidden states and caches of {name}",
+            _table(
+                [
+                    "site",
+                    "edit",
+                    "mode",
+                    "n",
+                    "flipped",
+                    "placebo",
+                    "Δ log p of the base answer",
+                    "placebo",
+                    "KL / token",
+                    "pass drop",
+                ],
+                [
+                    [f"`{e['site']}`", e["edit"], e["mode"], str(e["n"]), *_measures(e)]
+                    for e in task["states"]
+                ],
+            ),
+        ]
+    if task["mediation"]:
+        parts += [
+            f"### Through a probe's directions in {name}",
+            "A swap for a donor of another label value, restricted to a subspace; the share is that"
+            " of the squared distance moved.",
+            _table(
+                ["part", "n", "dimensions", "share", "flipped", "Δ log p of the base answer"],
+                [
+                    [
+                        m["part"],
+                        str(m["n"]),
+                        f"{m['dimensions']['value']:.1f}",
+                        interval(m["share"]),
+                        interval(m["flipped"]),
+                        interval(m["logp_change"]),
+                    ]
+                    for m in task["mediation"]
+                ],
+            ),
+        ]
+    return [*parts, *(f"![{name}, {f}](figures/{name}-{f}.png)" for f in figures)]
+
+
+def _measures(effect: Mapping[str, Any]) -> list[str]:
+    columns = ("flipped", "placebo_flipped", "logp_change", "placebo_logp_change", "kl", "dropped")
+    return [interval(effect[column]) for column in columns]
+
+
+def interval(estimate: Mapping[str, float | None]) -> str:
+    """A value with its interval, as `0.87 (0.80 to 0.93)`; `–` where there is none."""
+    value, low, high = (estimate[name] for name in ("value", "low", "high"))
+    if value is None:
+        return "–"
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _draw(summary: Mapping[str, Any], folder: Path) -> tuple[dict[str, list[str]], tuple[str, ...]]:
+    """Draw every figure as HTML and PNG; says what could not be done."""
+    try:
+        from analyses.causal.figures import causal_figures
+    except ImportError:
+        return {}, ("No figures: plotly is not installed (extra 'app').",)
+    drawn = {task["task"]: causal_figures(task) for task in summary["tasks"]}
+    place = folder / "figures"
+    place.mkdir(exist_ok=True)
+    names: list[tuple[Path, Any]] = []
+    for task, figures in drawn.items():
+        for name, figure in figures.items():
+            path = place / f"{task}-{name}.html"
+            write_text(path, figure.to_html(include_plotlyjs="cdn", full_html=True))
+            names.append((path.with_suffix(".png"), figure))
+    try:
+        _write_png(names)
+    except (ImportError, RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return {}, (f"No PNG figures, only HTML in figures/: {reason}",)
+    return {task: list(figures) for task, figures in drawn.items()}, ()
+
+
+def _write_png(figures: Sequence[tuple[Path, Any]]) -> None:
+    """All at once, because starting the browser that draws them takes seconds."""
+    import plotly.io
+
+    temporary = [path.with_name(f".{path.stem}.tmp.png") for path, _ in figures]
+    try:
+        plotly.io.write_images([figure for _, figure in figures], temporary, scale=1.5)
+        for (path, _), drawn in zip(figures, temporary, strict=True):
+            with replacing(path) as free:
+                drawn.rename(free)
+    finally:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(printable(cell) for cell in line) + " |" for line in lines)
