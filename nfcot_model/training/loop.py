@@ -18,7 +18,7 @@ from nfcot_model.errors import UserError
 from nfcot_model.files import write_text
 from nfcot_model.training.config import StageConfig
 from nfcot_model.training.optim import make_optimizer, set_rate
-from nfcot_model.training.state import load_state, save_state
+from nfcot_model.training.state import load_state, remove_leftovers, save_state
 
 __all__ = ["Guard", "Progress", "run_stage"]
 
@@ -86,6 +86,8 @@ def run_stage(
     """
     optimizer = make_optimizer(module, stage)
     guard = Guard()
+    if accelerator.is_main_process:
+        remove_leftovers(folder)
     progress = load_state(folder, module, optimizer)
     first = 0
     if progress is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ from torch import Tensor, nn
 from nfcot_model.errors import UserError
 from nfcot_model.files import replacing, write_json
 
-__all__ = ["load_state", "save_state"]
+__all__ = ["load_state", "remove_leftovers", "save_state"]
+
+_LEFTOVER = re.compile(
+    r"\.(state-\d+\.safetensors|(state|figures)\.json|metrics\.jsonl)\.[0-9a-f]{8}\.tmp"
+)
 
 
 def save_state(
@@ -35,6 +40,13 @@ def save_state(
     for old in folder.glob("state-*.safetensors"):
         if old.name != name:
             old.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of a stage that was killed while it wrote; no others."""
+    for path in folder.glob(".*.tmp"):
+        if _LEFTOVER.fullmatch(path.name) and path.is_file():
+            path.unlink()
 
 
 def load_state(

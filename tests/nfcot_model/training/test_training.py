@@ -128,6 +128,19 @@ def test_a_kill_while_a_finished_model_is_saved_loses_nothing(tmp_path) -> None:
     assert load_reasoner(tmp_path / "t" / "warmup" / "model")
 
 
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path) -> None:
+    folder = tmp_path / "t" / "codec"
+    train(small(codec=2), ["codec"], tmp_path / "t")
+    (folder / "model").rename(folder / ".model.tmp")
+    left = [".state-7.safetensors.0123abcd.tmp", ".state.json.0123abcd.tmp"]
+    mine = [".state-7.safetensors.tmp", ".notes.0123abcd.tmp", "state-x.tmp"]
+    for name in left + mine:
+        (folder / name).write_text("x")
+    train(small(codec=2), ["codec"], tmp_path / "t")
+    assert not [name for name in left if (folder / name).exists()]
+    assert all((folder / name).exists() for name in mine)
+
+
 def test_two_processes_train_one_model(tmp_path) -> None:
     path = tmp_path / "config.json"
     path.write_text(small(codec=4, warmup=2, joint=4).model_dump_json())
