@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from probes.intervals import Estimate, cluster_bootstrap
+from probes.intervals import Estimate, cluster_means
 
 __all__ = ["Place", "estimates", "measured"]
 
@@ -75,28 +75,17 @@ def estimates(
     groups: NDArray[np.object_],
     seed: int,
     shares: NDArray[np.bool_],
-    draws: int = 1000,
 ) -> list[Estimate]:
     """The mean of each column [n, columns] with its 95 % interval over groups; NaN are left out.
 
     A share (`shares` [columns]) that is 0 or 1 throughout ends where the exact binomial interval
     over the groups does, instead of having a width of zero.
     """
-    known = np.isfinite(values)
-    zeroed = np.where(known, values, 0.0)
-    has = np.flatnonzero(known.any(axis=0))
-
-    def means(rows: NDArray[np.int64]) -> dict[str, float]:
-        with np.errstate(invalid="ignore"):
-            mean = zeroed[rows][:, has].sum(axis=0) / known[rows][:, has].sum(axis=0)
-        return dict(zip(map(str, has), mean, strict=True))
-
-    found = cluster_bootstrap(means, groups, seed, draws) if has.size else {}
-    result = [Estimate(np.nan, np.nan, np.nan)] * values.shape[1]
-    for column in has:
-        result[column] = found[str(column)]
-        if shares[column] and result[column].value in (0.0, 1.0):
-            count = len(set(groups[known[:, column]]))
-            exact = stats.binomtest(count if result[column].value else 0, count).proportion_ci()
-            result[column] = Estimate(result[column].value, float(exact.low), float(exact.high))
+    found = cluster_means({str(i): column for i, column in enumerate(values.T)}, groups, seed)
+    result = list(found.values())
+    for i, estimate in enumerate(result):
+        if shares[i] and estimate.value in (0.0, 1.0):
+            count = len(set(groups[np.isfinite(values[:, i])]))
+            exact = stats.binomtest(count if estimate.value else 0, count).proportion_ci()
+            result[i] = Estimate(estimate.value, float(exact.low), float(exact.high))
     return result
