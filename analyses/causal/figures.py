@@ -187,6 +187,7 @@ def _dots(name: str, x: Sequence[Any], estimates: Sequence[Interval], colour: st
         mode="markers",
         marker={"color": colour, "size": 9},
         name=name,
+        offsetgroup=name,
         showlegend=bool(name),
     )
 
@@ -194,11 +195,13 @@ def _dots(name: str, x: Sequence[Any], estimates: Sequence[Interval], colour: st
 def _laid_out(figure: go.Figure, title: str, x: str, y: str) -> go.Figure:
     return figure.update_layout(
         template="plotly_white",
-        title={"text": title, "x": 0.02},
+        scattermode="group",
+        scattergap=0.4,
+        title={"text": title, "x": 0.02, "y": 0.96},
         width=760,
-        height=430,
-        margin={"l": 60, "r": 20, "t": 60, "b": 60},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0},
+        height=460,
+        margin={"l": 60, "r": 20, "t": 110, "b": 60},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
         xaxis_title=x,
         yaxis_title=y,
     )

@@ -80,10 +80,11 @@ def _task(
             f"≥ {thresholds['necessity']:g}",
         ],
         [
-            "largest share of answers changed",
-            interval(task["largest_effect"]),
+            "answers changed by on-manifold edits",
+            interval(task["effect"]),
             f"inert: high ≤ {thresholds['inert']:g}",
         ],
+        ["answer is read from thought", str(task["read_from"] or "–"), "direct drop ≥ necessity"],
         ["counterfactual following", interval(task["counterfactual_following"]), ""],
         ["  still the old answer", interval(task["counterfactual_own"]), ""],
         ["thoughts until the answer is settled", interval(task["commitment"]["mean_k"]), ""],

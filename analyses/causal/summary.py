@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analyses.causal.verdict import VERDICTS, Thresholds, commitment, verdict
+from nfcot_model.evaluation.intervals import wilson
 from probes.intervals import Estimate, cluster_means
 
 __all__ = ["ON_MANIFOLD", "means_of", "task_summary"]
@@ -21,11 +22,24 @@ EFFECTS = ("flipped", "logp_change", "kl")
 
 
 def means_of(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, Estimate]:
-    """The means of columns with 95 % intervals over problem groups (column `group`)."""
+    """The means of columns with 95 % intervals over problem groups (column `group`).
+
+    Where a column of yes and no (or of their differences) never varies, resampling cannot show how
+    unsure it is: the interval is then Wilson's for as many trials as there are groups.
+    """
     if not len(frame):
         return {column: Estimate(math.nan, math.nan, math.nan) for column in columns}
     values = {column: frame[column].to_numpy(dtype=float) for column in columns}
-    return cluster_means(values, frame["group"].to_numpy(dtype=object))
+    groups = frame["group"].to_numpy(dtype=object)
+    found = cluster_means(values, groups)
+    for column, value in values.items():
+        level = value[0]
+        if (value == level).all() and level in (-1.0, 0.0, 1.0):
+            unseen = wilson(0, len(set(groups)))[1]
+            least = -1.0 if column == "excess" else 0.0
+            low, high = max(least, level - unseen), min(1.0, level + unseen)
+            found[column] = Estimate(level, low, high)
+    return found
 
 
 def task_summary(
@@ -36,19 +50,21 @@ def task_summary(
     `tables` are the study's (`single`, `moved`, `early`, `told`, `influence`, `mediated`,
     `states`), each with the columns `group`, `row` and, where it has `k`, `back` (k - K). Necessity
     is the largest drop of the pass rate of solved traces over thoughts and modes, so its interval
-    is that of a chosen cell.
+    is that of a chosen cell. The effect is the share of answers changed by on-manifold edits, all
+    thoughts together, or by whole transplants, whichever is larger.
     """
     single, moved = _solved(tables["single"]), tables["moved"]
     whole = moved[moved["part"] == "all"] if len(moved) else moved
     follows = means_of(whole, ("donor", "prompt", "neither", "flipped"))
     real = single[single["edit"].isin(ON_MANIFOLD)] if len(single) else single
     cells = [
-        (int(back), mode, means_of(frame, ("dropped", "flipped")))
-        for (back, mode), frame in _by(real, ["back", "mode"])
+        means_of(frame, ("dropped",))["dropped"]
+        for _, frame in _by(real, ["back", "mode"])
         if frame["group"].nunique() >= MIN_GROUPS
     ]
-    necessity = _largest([found["dropped"] for _, _, found in cells])
-    effect = _largest([*(found["flipped"] for _, _, found in cells), follows["flipped"]])
+    necessity = _largest(cells)
+    changed = [means_of(frame, ("flipped",))["flipped"] for _, frame in _by(real, ["mode"])]
+    effect = _largest([*changed, follows["flipped"]])
     said = verdict(follows["donor"], follows["prompt"], necessity, effect, thresholds)
     told = tables["told"]
     following = means_of(told, ("implied", "own"))
@@ -64,7 +80,8 @@ def task_summary(
             "pairs": len(whole),
         },
         "necessity": necessity.to_dict(),
-        "largest_effect": effect.to_dict(),
+        "read_from": _read_from(real, thresholds.necessity),
+        "effect": effect.to_dict(),
         "thoughts": [
             _thought(single, int(back)) for back in sorted(set(single["back"]), reverse=True)
         ]
@@ -145,6 +162,18 @@ def _thought(single: pd.DataFrame, back: int) -> dict[str, Any]:
     }
 
 
+def _read_from(real: pd.DataFrame, necessity: float) -> int | None:
+    """From which thought is the answer read? The one (from the end) whose edit alone drops it most.
+
+    Later thoughts are frozen, so that nothing else changes. None where no thought reaches the
+    threshold.
+    """
+    direct = real[real["mode"] == "direct"] if len(real) else real
+    drops = {int(back): float(frame["dropped"].mean()) for (back,), frame in _by(direct, ["back"])}
+    most = max(drops, key=lambda back: drops[back], default=None)
+    return most if most is not None and drops[most] >= necessity else None
+
+
 def _effect(name: Sequence[Any], frame: pd.DataFrame) -> dict[str, Any]:
     columns = [*EFFECTS, *(f"placebo_{c}" for c in EFFECTS), "dropped", "excess"]
     return {
@@ -191,7 +220,9 @@ def _by(frame: pd.DataFrame, columns: list[str]) -> list[tuple[tuple[Any, ...], 
 
 def _largest(estimates: Sequence[Estimate]) -> Estimate:
     known = [e for e in estimates if not math.isnan(e.value)]
-    return max(known, key=lambda e: e.value, default=Estimate(math.nan, math.nan, math.nan))
+    return max(
+        known, key=lambda e: (e.value, e.low), default=Estimate(math.nan, math.nan, math.nan)
+    )
 
 
 def _plain(found: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:

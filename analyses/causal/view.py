@@ -30,12 +30,14 @@ def _verdict(task: Mapping[str, Any], thresholds: Mapping[str, float]) -> Table:
         ("donor's answer follows", s["donor"], f"sufficient ≥ {thresholds['sufficiency']:g}"),
         ("own prompt's answer stays", s["prompt"], f"selective ≤ {thresholds['selectivity']:g}"),
         ("largest drop of pass@1", task["necessity"], f"necessary ≥ {thresholds['necessity']:g}"),
-        ("largest share changed", task["largest_effect"], f"inert: high ≤ {thresholds['inert']:g}"),
+        ("on-manifold edits change", task["effect"], f"inert: high ≤ {thresholds['inert']:g}"),
         ("told otherwise: implied answer", task["counterfactual_following"], ""),
         ("settled only by the last thought", task["commitment"]["at_last_thought"], ""),
         ("settled before any thought", task["commitment"]["before_any_thought"], ""),
     ):
         table.add_row(name, interval(value), f"[dim]{wanted}[/]")
+    if task["read_from"] is not None:
+        table.add_row("the answer is read from thought", str(task["read_from"]), "")
     return table
 
 

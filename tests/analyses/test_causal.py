@@ -27,6 +27,7 @@ from analyses.causal.summary import means_of
 from analyses.causal.trajectories import counterfactuals, early_answers, transplants
 from analyses.causal.verdict import Thresholds, commitment, verdict
 from nfcot_model.errors import UserError
+from nfcot_model.evaluation.intervals import wilson
 from nfcot_model.sampling import draw_noise
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.thoughts import Thoughts
@@ -355,6 +356,8 @@ def estimate(value: float, spread: float = 0.01) -> Estimate:
         (0.3, 0.1, 0.9, 0.9, "necessary"),
         (0.0, 1.0, 0.0, 0.0, "inert"),
         (0.0, 1.0, 0.0, 0.06, "decodable-only"),
+        (0.0, 1.0, 0.08, 0.0, "decodable-only"),
+        (0.0, 1.0, 0.0, 0.045, "undetermined"),
         (np.nan, np.nan, 0.9, 0.9, "undetermined"),
         (0.99, 0.0, np.nan, np.nan, "undetermined"),
     ],
@@ -378,6 +381,16 @@ def test_intervals_cover_at_the_nominal_rate() -> None:
         careless += alone.low <= 0.3 <= alone.high
     assert 0.90 <= covered / 200 <= 0.985
     assert careless / 200 < 0.80  # rows of one group counted as if they were independent
+
+
+def test_what_never_varies_is_not_certain() -> None:
+    frame = pd.DataFrame(
+        {"flipped": [False] * 40, "excess": [0.0] * 40, "group": list("abcd") * 10}
+    )
+    found = means_of(frame, ("flipped", "excess"))
+    assert found["flipped"].low == 0
+    assert found["flipped"].high == pytest.approx(wilson(0, 4)[1])
+    assert (found["excess"].low, found["excess"].high) == (-wilson(0, 4)[1], wilson(0, 4)[1])
 
 
 def test_means_by_group_are_the_cluster_bootstrap() -> None:
