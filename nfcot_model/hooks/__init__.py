@@ -7,6 +7,6 @@ except ImportError as error:
 
 from nfcot_model.hooks.bridge import ThoughtBridge, hooked
 from nfcot_model.hooks.capture import capture
-from nfcot_model.hooks.sites import Site, sites
+from nfcot_model.hooks.sites import Site, choose_sites, sites
 
-__all__ = ["Site", "ThoughtBridge", "capture", "hooked", "sites"]
+__all__ = ["Site", "ThoughtBridge", "capture", "choose_sites", "hooked", "sites"]

@@ -10,14 +10,13 @@ from typing import Any
 
 from torch import Tensor
 from transformer_lens.ActivationCache import ActivationCache
-from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
 from transformer_lens.model_bridge.sources.transformers_driver import TransformersDriver
 
 from nfcot_model.errors import UserError
-from nfcot_model.hooks.adapter import ARCHITECTURE
+from nfcot_model.hooks.adapter import ARCHITECTURE, nfcot_adapter
 from nfcot_model.model import NFCoTModel
 
 __all__ = ["ThoughtBridge", "ThoughtCache", "hooked"]
@@ -141,7 +140,7 @@ def hooked(model: NFCoTModel) -> ThoughtBridge:
     cfg.original_architecture = type(model.backbone).__name__
     cfg.device = str(model.device)
     try:
-        adapter = ArchitectureAdapterFactory.select_architecture_adapter(cfg)
+        adapter = nfcot_adapter(cfg)
     except ValueError as error:
         raise UserError(f"{cfg.original_architecture}: {error}; it cannot be hooked") from None
     adapter.prepare_model(twin)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nfcot_model.errors import UserError
-from nfcot_model.hooks import ThoughtBridge, capture, hooked, sites
+from nfcot_model.hooks import ThoughtBridge, capture, choose_sites, hooked, sites
 from nfcot_model.model import at
 from nfcot_model.reasoners import NFCoTReasoner, load_reasoner
 from tests.tiny import BACKBONES, digits, tiny_reasoner
@@ -70,6 +70,60 @@ def test_every_part_of_ours_has_a_site_with_its_shape(pair) -> None:
         assert table[name].axes == ("B", "T", "d_model")
         assert table[name].per_thought
     assert not table["blocks.0.attn.hook_pattern"].per_thought
+
+
+@pytest.mark.parametrize("backbone", ["gpt2", "qwen3"])
+def test_sites_of_a_model_with_a_short_context_or_few_thoughts(backbone: str, monkeypatch) -> None:
+    """Learned positions end early; sizes that coincide (16 heads, 16 thoughts) are told apart."""
+    short = {"gpt2": {"n_positions": 64}, "qwen3": {"num_attention_heads": 16, "head_dim": 2}}
+    monkeypatch.setitem(BACKBONES, backbone, {**BACKBONES[backbone], **short[backbone]})
+    for max_thoughts in (1, 16):
+        bridge = hooked(tiny_reasoner(backbone, max_thoughts=max_thoughts).model)
+        table = {site.name: site for site in sites(bridge)}
+        assert table["blocks.1.hook_out"].axes == ("B", "T", "d_model")
+        assert table["blocks.1.hook_out"].row == (32,)
+        assert table["nf_head.mu.hook_out"].axes == ("B", "K", "D")
+        assert table["blocks.0.attn.hook_pattern"].axes[2:] == ("T", "T")
+        heads = "16" if backbone == "qwen3" else "4"
+        assert table["blocks.0.attn.hook_pattern"].axes[1] == heads
+        assert not table["blocks.0.attn.hook_pattern"].per_thought
+
+
+def test_what_can_be_read_by_thought_says_so_and_what_cannot_says_why(pair) -> None:
+    """Every site that claims it can be captured is; every other one is refused with its reason."""
+    reasoner, bridge = pair
+    thoughts = reasoner.think(PROMPTS, tau=0.7, noise_seeds=range(5))
+    layout = reasoner.layout(PROMPTS, thoughts.K.tolist(), side="right")
+    table = sites(bridge)
+    readable = [site.name for site in table if site.per_thought]
+    got = capture(bridge, layout, thoughts.u, readable)
+    for site in table:
+        if site.per_thought:
+            assert got[site.name].shape == (*thoughts.mask.shape, *(site.row or ()))
+    refused = {site.refusal: site.name for site in table if not site.per_thought}
+    for reason, name in refused.items():
+        with pytest.raises(UserError) as stopped:
+            capture(bridge, layout, thoughts.u, [name])
+        assert reason in str(stopped.value)
+    native = {site.name: site.same_as for site in table if site.same_as and site.per_thought}
+    assert native["blocks.1.hook_resid_post"] == "blocks.1.hook_out"
+    for alias, name in native.items():
+        assert torch.equal(got[alias], got[name]), alias
+
+
+def test_stars_stand_for_one_part_of_a_name(plain) -> None:
+    _, bridge = plain
+    chosen = choose_sites(bridge, ["ln_final.hook_out", "blocks.*.hook_out", "blocks.1.hook_out"])
+    names = [site.name for site in chosen]
+    assert names == ["ln_final.hook_out", "blocks.0.hook_out", "blocks.1.hook_out"]
+
+
+def test_a_flow_read_back_to_front_is_not_read_by_thought() -> None:
+    reasoner = tiny_reasoner(flow={"d_model": 16, "heads": 2, "order": "alternating"})
+    table = {site.name: site for site in sites(hooked(reasoner.model))}
+    assert table["flow.shallow.0.hook_in"].per_thought
+    assert not table["flow.shallow.1.hook_in"].per_thought
+    assert "back to front" in table["flow.shallow.1.x.hook_out"].refusal
 
 
 def test_one_pass_sees_what_hooks_see_step_by_step(pair) -> None:
@@ -221,8 +275,13 @@ def test_cached_tensors_are_copies(plain) -> None:
     [
         ([], "no hooks asked for"),
         (["nothing"], "no hook is called nothing"),
-        (["blocks.0.attn.hook_pattern"], "no axis of positions"),
-        (["blocks.0.attn.q_norm.hook_out"], "no axis of positions"),
+        (["blocks.0.attn.hook_pattern"], r"\[B, 4, T, T\] is not \[B, T, …\]"),
+        (["blocks.0.attn.q_norm.hook_out"], r"\[B, 4, T, 8\] is not \[B, T, …\]"),
+        (["hook_embed"], "placeholder where a thought stands: read blocks.0.hook_in"),
+        (["blocks.0.attn.hook_hidden_states"], "does not fire"),
+        (["blocks.0.hook_mlp_in"], "does not fire"),
+        (["layers.*.out"], r"no hook that can be read by thought fits layers"),
+        (["blocks.*.attn.hook_pattern"], "no hook that can be read by thought fits"),
         (["flow.logdet.hook_out"], "one value per trajectory"),
     ],
 )
