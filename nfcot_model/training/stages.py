@@ -98,18 +98,18 @@ def train(
     A stage starts from the stage before it (`out/<stage>/model`), continues its own saved state,
     and only tells its figures when finished; one of no steps is left out. The last finished
     stage's model is a checkpoint folder like any other. Raises UserError when `out` holds
-    another training or the stage before is missing.
+    another training, the stage before is missing, or a batch is too small for the processes.
     """
     accelerator = accelerator or make_accelerator(config)
     _check_order(config, stages, out)
+    _check_shares(config, stages, accelerator.num_processes)
     with accelerator.main_process_first():
         _claim(out, config)
     figures: dict[str, dict[str, float]] = {}
     for name in stages:
         stage: StageConfig = getattr(config, name)
         finished = out / name / "model"
-        skipped = config.reasoner != "nfcot" and name != "joint"
-        if stage.steps == 0 or skipped:
+        if not _trains(config, name):
             continue
         if finished.exists():
             figures[name] = json.loads((out / name / "figures.json").read_text())
@@ -151,6 +151,25 @@ def _check_order(config: TrainConfig, stages: list[str], out: Path) -> None:
             f"stage '{stages[0]}' starts from '{earlier[-1]}', which {out} does not hold; run"
             f" `nfcot train {earlier[-1]}` with the same options first, or `nfcot train all`"
         )
+
+
+def _trains(config: TrainConfig, name: str) -> bool:
+    """Does this stage do anything? The controls have only `joint`."""
+    stage: StageConfig = getattr(config, name)
+    return stage.steps > 0 and (config.reasoner == "nfcot" or name == "joint")
+
+
+def _check_shares(config: TrainConfig, stages: list[str], processes: int) -> None:
+    """Has every process a problem in every micro-batch? Asked before anything is written."""
+    for name in stages:
+        stage: StageConfig = getattr(config, name)
+        smallest = stage.batch // stage.accumulate
+        if _trains(config, name) and smallest < processes:
+            raise UserError(
+                f"{name}.batch {stage.batch} in {stage.accumulate} micro-batches leaves some of"
+                f" {processes} processes without a problem; set batch to"
+                f" {processes * stage.accumulate} or more, or start fewer processes"
+            )
 
 
 def _earlier(config: TrainConfig, name: str) -> list[str]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -126,6 +127,16 @@ def test_a_kill_while_a_finished_model_is_saved_loses_nothing(tmp_path) -> None:
     (tmp_path / "t" / "codec" / ".model.tmp" / "model.safetensors").unlink()
     train(config, ["codec", "warmup"], tmp_path / "t")
     assert load_reasoner(tmp_path / "t" / "warmup" / "model")
+
+
+def test_more_processes_than_problems_in_a_micro_batch_are_refused(tmp_path) -> None:
+    config = small(codec=0, warmup=0)
+    joint = config.joint.model_copy(update={"batch": 7, "accumulate": 2})
+    config = config.model_copy(update={"joint": joint})
+    several = SimpleNamespace(num_processes=4)
+    with pytest.raises(UserError, match=r"joint\.batch 7 in 2 micro-batches .* set batch to 8"):
+        train(config, ["codec", "joint"], tmp_path / "t", accelerator=several)
+    assert not (tmp_path / "t").exists()
 
 
 def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path) -> None:
