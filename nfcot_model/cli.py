@@ -36,6 +36,7 @@ SUMMARIES = {
     "audit": "Flag trajectories with calibrated p-values.",
     "causal": "Say whether thoughts are used: edits, placebos, a verdict per task.",
     "lens": "Read thoughts layer by layer, beside what chance would read.",
+    "organism": "Models of known causal truth, to test causal tests on.",
     "app": "Open the dashboard on a folder of runs.",
 }
 """One line per command of this distribution, in the order `nfcot --help` lists them."""

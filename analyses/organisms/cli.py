@@ -1,0 +1,62 @@
+"""`nfcot organism`: model organisms, to test causal tests on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Small models whose causal truth is known, and problems for them.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")]
+
+
+@app.callback()
+def organism() -> None:
+    """Which models have a known causal truth, and what can they be asked?"""
+
+
+@app.command()
+def problems(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="inert, early or late")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="JSONL file to write")],
+    split: Annotated[str, typer.Option(help="train, calibration or test")] = "test",
+    seed: Annotated[int, typer.Option(help="the same seed gives the same problems")] = 0,
+    n: Annotated[int, typer.Option("-n", help="number of problems")] = 200,
+    as_json: AsJson = False,
+) -> None:
+    """Write N problems of one organism and split as JSONL.
+
+    Example: nfcot organism problems early --split test -n 200 --seed 7 -o early.jsonl
+    """
+    from analyses.organisms import organism as folder
+    from analyses.organisms import organism_problems
+    from nfcot_model.errors import UserError
+    from nfcot_model.terminal import console, emit_json
+    from nfcot_model.worlds import problem_set_hash, write_problems
+
+    if not out.parent.is_dir():
+        raise UserError(f"-o {out}: the folder {out.parent} does not exist; make it first")
+    made = organism_problems(name, split, seed, n)
+    write_problems(out, made)
+    model = folder(name)
+    summary = {
+        "problems": str(out),
+        "organism": name,
+        "model": str(model),
+        "split": split,
+        "seed": seed,
+        "n": len(made),
+        "groups": len({p.group for p in made}),
+        "problem_set_hash": problem_set_hash(made),
+    }
+    if as_json:
+        emit_json(summary)
+    else:
+        console.print(f"{len(made)} problems in {summary['groups']} groups → {out}")
+        console.print(f"the model they are for: {model}")
