@@ -16,7 +16,8 @@ from analyses.causal.edits import EDITS, MODES, edits_with
 from analyses.causal.influence import influences
 from analyses.causal.interventions import base_of, intervene
 from analyses.causal.mediation import mediations
-from analyses.causal.scene import Crowd, Scene, set_scene
+from analyses.causal.scene import Scene
+from analyses.causal.staging import crowd_of, stage
 from analyses.causal.states import Wired, intervene_on_states, wire
 from analyses.causal.summary import task_summary
 from analyses.causal.trajectories import counterfactuals, early_answers, transplants
@@ -24,9 +25,7 @@ from analyses.causal.verdict import Thresholds
 from nfcot_model.errors import UserError
 from nfcot_model.files import content_hash, read_json_object, replacing, write_json
 from nfcot_model.reasoners import NFCoTReasoner
-from nfcot_model.sampling import draw_noise
 from nfcot_model.sandbox import Sandbox
-from nfcot_model.thoughts import Thoughts
 from nfcot_model.traces import Run
 from nfcot_model.worlds import WORLDS, Problem
 
@@ -92,10 +91,10 @@ def causal_study(
     Raises UserError for another checkpoint or problem set than the run's, tau = 0, a label that no
     step has, a site that cannot be edited, and an `out` of another study.
     """
-    crowd, asked = _crowd(run, problems, reasoner)
-    _check_label(asked, plan.label)
+    crowd = crowd_of(run, reasoner, problems)
+    _check_label(crowd.problems, plan.label)
     wired = wire(reasoner, plan.sites) if plan.sites else None
-    order = torch.randperm(len(asked), generator=torch.Generator().manual_seed(plan.seed))
+    order = torch.randperm(len(crowd.problems), generator=torch.Generator().manual_seed(plan.seed))
     identity = {
         "format_version": FORMAT_VERSION,
         "run": run.hash,
@@ -108,7 +107,7 @@ def causal_study(
         for number, block in enumerate(order[: plan.samples].split(BLOCK)):
             done = _stored(out, number)
             if done is None:
-                scene = _scene(run, asked, reasoner, crowd, block)
+                scene = stage(run, reasoner, crowd, block)
                 done, values = _block(scene, plan, sandbox, wired)
                 _name(done, run, block)
                 _store(out, number, done, values)
@@ -120,53 +119,11 @@ def causal_study(
     return CausalResult(_summary(run, reasoner, plan, thresholds, tables), tables)
 
 
-def _crowd(
-    run: Run, problems: Sequence[Problem], reasoner: NFCoTReasoner
-) -> tuple[Crowd, list[Problem]]:
-    if reasoner.checkpoint_hash != run.manifest["checkpoint_hash"]:
-        raise UserError(f"{run.path}: was traced with another checkpoint; give that one")
-    if run.manifest["decode"]["tau"] <= 0:
-        raise UserError(f"{run.path}: was traced at tau 0; resampling needs noise, trace above 0")
-    if not len(run.thoughts):
-        raise UserError(f"{run.path}: holds no thought to interfere with; trace more problems")
-    known = {problem.id: problem for problem in problems}
-    missing = [i for i in run.traces["problem_id"] if i not in known]
-    if missing:
-        raise UserError(f"--problems: lacks {missing[0]}, which the run was traced on")
-    asked = [known[i] for i in run.traces["problem_id"]]
-    K = torch.tensor(run.traces["K"].to_numpy())
-    mask = torch.arange(int(K.max())) < K[:, None]
-    u = torch.zeros(*mask.shape, run.D)
-    u[mask] = torch.from_numpy(run.tensor("u"))
-    return Crowd(u, mask, asked, run.traces["correct"].tolist()), asked
-
-
 def _check_label(problems: Sequence[Problem], label: str | None) -> None:
     names = sorted({name for p in problems for labels in p.step_labels for name in labels})
     if label is not None and label not in names:
         has = f"steps have {', '.join(names)}" if names else "no step has labels"
         raise UserError(f"--label '{label}': {has}")
-
-
-def _scene(
-    run: Run, asked: Sequence[Problem], reasoner: NFCoTReasoner, crowd: Crowd, block: torch.Tensor
-) -> Scene:
-    """The traces of a block as they were drawn, with the noise that drew them."""
-    decode = run.manifest["decode"]
-    mask = crowd.mask[block]
-    drawn = torch.zeros_like(crowd.u)
-    drawn[crowd.mask] = torch.from_numpy(run.tensor("eps"))
-    u = crowd.u[block]
-    stopped = torch.tensor(run.traces["stopped"].to_numpy())[block]
-    problems = [asked[i] for i in block.tolist()]
-    zero = torch.zeros_like(u)
-    bare = Thoughts(u, drawn[block], zero, zero, mask, stopped).rows(slice(None))
-    scores = reasoner.score([p.prompt for p in problems], bare, tau=decode["tau"])
-    thoughts = Thoughts(bare.u, bare.eps, scores.mu, scores.log_sigma, bare.mask, stopped)
-    budget = min(decode["max_thoughts"] or reasoner.max_thoughts, reasoner.max_thoughts)
-    seeds = run.traces["seed"].to_numpy()[block.numpy()].tolist()
-    noise = draw_noise(seeds, budget, reasoner.D, decode["tau"])
-    return set_scene(reasoner, problems, thoughts, noise, decode["tau"], crowd, block)
 
 
 def _block(

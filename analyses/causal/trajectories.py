@@ -101,10 +101,16 @@ def early_answers(scene: Scene, base: Base, sandbox: Sandbox) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def counterfactuals(scene: Scene, base: Base, sandbox: Sandbox, seed: int = 0) -> pd.DataFrame:
+def counterfactuals(
+    scene: Scene,
+    base: Base,
+    sandbox: Sandbox,
+    seed: int = 0,
+    steps: Sequence[int] | None = None,
+) -> pd.DataFrame:
     """Told that a step came out differently, does the model answer what then follows?
 
-    For each solved trace and each of its steps: the step's text becomes another state of the world
+    For each solved trace and each of its steps (or of `steps`) its text becomes another state
     (one that occurs at that step elsewhere in the run), goes back through codec and flow, and the
     thoughts after it are thought again. `implied`: the answer passes the tests that the world's
     own interpreter derives from the new state; `own`: it still passes the old ones. Only cases
@@ -112,7 +118,8 @@ def counterfactuals(scene: Scene, base: Base, sandbox: Sandbox, seed: int = 0) -
     """
     frames = []
     slots = scene.reasoner.config["codec"]["slots"]
-    for step in range(int(scene.thoughts.K.max()) // slots):
+    every = range(int(scene.thoughts.K.max()) // slots)
+    for step in every if steps is None else sorted(set(steps) & set(every)):
         at = torch.full((len(scene),), step * slots)
         seeds = seeds_of(scene, at, "told", seed)
         told = {

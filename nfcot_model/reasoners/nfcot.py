@@ -66,9 +66,7 @@ class NFCoTReasoner:
         `tau=0` gives the mode. After thoughts that are `given` (edited, donated) it thinks on,
         with the noise that belongs to the places after them.
         """
-        slots = self.model.config.codec["slots"]
-        budget = min(max_thoughts or self.max_thoughts, self.max_thoughts)
-        budget = slots if not self.variable_k else max(slots, budget // slots * slots)
+        budget = self.budget(max_thoughts)
         if noise is None:
             noise = sampling.draw_noise(noise_seeds, budget, self.D, tau)
         had = [0] * len(prompts) if given is None else given.K.tolist()
@@ -78,6 +76,12 @@ class NFCoTReasoner:
         u = self._device(noise.new_zeros(len(K), 1, self.D) if given is None else given.u)
         stream = sampling.Stream(self.model, layout, u)
         return on_cpu(sampling.think(stream, self._device(noise), u, K))
+
+    def budget(self, max_thoughts: int | None = None) -> int:
+        """How many thoughts can a trace have, when it may have `max_thoughts`? Whole steps only."""
+        slots: int = self.model.config.codec["slots"]
+        most = min(max_thoughts or self.max_thoughts, self.max_thoughts)
+        return slots if not self.variable_k else max(slots, most // slots * slots)
 
     def answer(
         self,
