@@ -17,13 +17,15 @@ def lens(
     ] = None,
     lenses: Annotated[
         str | None,
-        typer.Option("--lens", metavar="logit,codec,mean", help="Which lenses; default: all."),
+        typer.Option(
+            "--lens",
+            metavar="logit,codec,mean,affine",
+            help="Which lenses; default: all but affine, which fits a map of each layer.",
+        ),
     ] = None,
     layers: Annotated[
         str | None,
-        typer.Option(
-            metavar="0,2,-1", help="Layers of the logit lens, 0 the embeddings; default: all."
-        ),
+        typer.Option(metavar="0,2,-1", help="Layers to look at, 0 the embeddings; default: all."),
     ] = None,
     top: Annotated[int, typer.Option(help="How many tokens the logit lens says.")] = 5,
     n: Annotated[
@@ -49,8 +51,9 @@ def lens(
     """
     from rich.console import Console
 
+    from analyses.lens.plan import Plan, passes
     from analyses.lens.store import refuse_other, write_lenses
-    from analyses.lens.study import Plan, asked, passes, read_run_through, read_trace_through
+    from analyses.lens.study import asked, read_run_through, read_trace_through
     from analyses.lens.view import run_tables, trace_tables
     from nfcot_model.errors import UserError
     from nfcot_model.terminal import console, emit_json, progress

@@ -9,7 +9,13 @@ from torch import Tensor
 
 from nfcot_model.reasoners import NFCoTReasoner
 
-__all__ = ["codec_round_trip", "flow_round_trip", "mean_texts", "thought_texts"]
+__all__ = [
+    "codec_round_trip",
+    "flow_round_trip",
+    "latent_texts",
+    "mean_texts",
+    "thought_texts",
+]
 
 
 @torch.no_grad()
@@ -19,8 +25,13 @@ def thought_texts(reasoner: NFCoTReasoner, u: Tensor, mask: Tensor) -> list[str]
     Thoughts of one step (`slots` of them) share its text. A text is the codec's reading, decoded
     greedily; it does not show that the model uses it.
     """
+    return latent_texts(reasoner, _latents(reasoner, u, mask), mask)
+
+
+def latent_texts(reasoner: NFCoTReasoner, e: Tensor, mask: Tensor) -> list[str]:
+    """What do latents [B, K, D] say? One text per thought, as in `thought_texts`."""
     slots = reasoner.model.config.codec["slots"]
-    texts = reasoner.read(_latents(reasoner, u, mask), mask)
+    texts = reasoner.read(e, mask)
     counts = mask.sum(-1).tolist()
     return [row[k // slots] for row, K in zip(texts, counts, strict=True) for k in range(K)]
 

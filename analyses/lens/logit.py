@@ -12,7 +12,7 @@ from transformer_lens.tools.analysis import logit_readout
 from nfcot_model.hooks import ThoughtBridge, capture
 from nfcot_model.layout import Layout
 
-__all__ = ["LogitReading", "layer_count", "logit_lens", "site_of"]
+__all__ = ["LogitReading", "layer_count", "layer_states", "logit_lens", "site_of"]
 
 CHUNK = 64
 
@@ -40,6 +40,15 @@ def site_of(layer: int) -> str:
     return "blocks.0.hook_in" if layer == 0 else f"blocks.{layer - 1}.hook_out"
 
 
+def layer_states(
+    bridge: ThoughtBridge, layout: Layout, u: Tensor, layers: Sequence[int]
+) -> dict[int, Tensor]:
+    """The residual stream [N, d_model] at each thought, in the order of the layout's mask."""
+    names = [site_of(layer) for layer in layers]
+    states = capture(bridge, layout, u.to(layout.input_ids.device), names)
+    return {layer: states[name][layout.mask] for layer, name in zip(layers, names, strict=True)}
+
+
 @torch.no_grad()
 def logit_lens(
     bridge: ThoughtBridge,
@@ -56,12 +65,8 @@ def logit_lens(
     model's own distribution at that position. In training the LM head decides at thoughts between
     another thought and the end only, so what it ranks below them nobody optimised.
     """
-    names = [site_of(layer) for layer in layers]
-    states = capture(bridge, layout, u.to(layout.input_ids.device), names)
-    return {
-        layer: _read(bridge, states[name][layout.mask], top, wanted)
-        for layer, name in zip(layers, names, strict=True)
-    }
+    states = layer_states(bridge, layout, u, layers)
+    return {layer: _read(bridge, h, top, wanted) for layer, h in states.items()}
 
 
 def _read(bridge: ThoughtBridge, h: Tensor, top: int, wanted: Tensor) -> LogitReading:

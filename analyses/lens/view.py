@@ -29,6 +29,8 @@ def run_tables(summary: Mapping[str, Any]) -> RenderableType:
         parts += [_texts(entries), *_fidelity(entries)]
     if "logit" in summary["lenses"]:
         parts += [_layers(entries, summary["top"]), _grid(entries, summary["top"])]
+    if "affine" in summary["lenses"]:
+        parts.append(_affine(entries))
     return Group(*parts, *_ends(summary))
 
 
@@ -74,7 +76,7 @@ def _texts(entries: Sequence[Mapping[str, Any]]) -> Table:
     shown = {title: key for title, key in columns.items() if key[0] in lenses}
     for title in ("k", "n", *shown):
         table.add_column(title)
-    cells = {(e["at"], e["index"], e["lens"]): e for e in entries if e["lens"] != "logit"}
+    cells = {(e["at"], e["index"], e["lens"]): e for e in entries if e["lens"] in ("codec", "mean")}
     for at, index in dict.fromkeys((at, index) for at, index, _ in cells):
         row = [_share(cells[at, index, lens]["metrics"][name]) for lens, name in shown.values()]
         n = next(e["n"] for (a, i, _), e in cells.items() if (a, i) == (at, index))
@@ -123,6 +125,17 @@ def _grid(entries: Sequence[Mapping[str, Any]], top: int) -> Table:
             hit, floor = (_number(metrics[f"step_{m}"]["value"], 2) for m in ("hit", "floor"))
             row.append(f"{hit} [dim]({floor})[/]")
         table.add_row(str(layer), *row)
+    return table
+
+
+def _affine(entries: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title="state of a layer, by an affine map to e, in the codec's words")
+    for column in ("layer", "true step", "floor", "map to shuffled thoughts"):
+        table.add_column(column)
+    for entry in entries:
+        if entry["lens"] == "affine" and entry["at"] == "all":
+            names = ("step_hit", "step_floor", "shuffled_hit")
+            table.add_row(str(entry["layer"]), *(_share(entry["metrics"][n]) for n in names))
     return table
 
 
