@@ -29,7 +29,9 @@ __all__ = [
 ]
 
 
-ONE_ENTRY_A_PAGE = """<script>
+ONE_ENTRY_A_PAGE = """<span id="nfcot-history"></span>
+<style>[data-testid="stElementContainer"]:has(#nfcot-history) {display: none}</style>
+<script>
 if (!window.nfcotOneEntryAPage) {
   window.nfcotOneEntryAPage = true;
   const push = history.pushState.bind(history);

@@ -113,6 +113,7 @@ def test_a_damaged_run_leaves_the_others_readable(open_page, tmp_path: Path) -> 
     table = at.dataframe[0].value.set_index("run")
     assert table["traces"].dropna().to_dict() == {"fine": 5}
     assert "run.json" in table.loc["broken", "trouble"]
+    assert table.loc["fine", "trouble"] == ""
     assert not at.error
 
 

@@ -105,7 +105,10 @@ if lines.empty:
     st.stop()
 
 bad = lines["trouble"].notna()
-table = lines.assign(created=pd.to_datetime(lines["created"], errors="coerce", utc=True))
+table = lines.assign(
+    created=pd.to_datetime(lines["created"], errors="coerce", utc=True),
+    trouble=lines["trouble"].fillna(""),
+)
 order = [name for name in COLUMNS if name != "trouble" or bad.any()]
 st.dataframe(
     table,
