@@ -31,6 +31,8 @@ SUMMARIES = {
     "eval": "Measure pass@1, decoding and causal controls of a model.",
     "trace": "Record a run: thoughts, likelihoods, decoded text, verdicts.",
     "show": "Show a run or one trace in the terminal.",
+    "sites": "List the hooks of a model: where it can be read at each thought.",
+    "activations": "Add what stands at hooks at every thought to a run.",
     "run": "Look after runs on disk: check and repair.",
     "probe": "Fit and apply probes on thoughts.",
     "audit": "Flag trajectories with calibrated p-values.",

@@ -162,6 +162,11 @@ def ours(name: str) -> bool:
     return name.split(".")[0] in ("projection", "nf_head", "flow", "unembed", "hook_unembed")
 
 
+def numberless(name: str) -> str:
+    """The name with N in place of a layer's number."""
+    return re.sub(r"\b(blocks|shallow)\.\d+\.", r"\1.N.", name)
+
+
 def _shapes(
     bridge: ThoughtBridge, points: dict[str, HookPoint], streams: int, K: int, prompt: int
 ) -> dict[str, tuple[int, ...]]:
@@ -220,11 +225,11 @@ def _star(pattern: str) -> str:
 def _meaning(name: str, native: str) -> str:
     known = {**OURS, **BACKBONE}
     for own in (name, native):
-        pattern = re.sub(r"\b(blocks|shallow)\.\d+\.", r"\1.N.", own)
+        pattern = numberless(own)
         found = known.get(pattern) or known.get(pattern.removesuffix(".hook_out"))
         if found:
             return found
-    stem, _, end = name.rpartition(".")
+    stem, _, end = numberless(name).rpartition(".")
     known_ends = {"hook_in": "what goes into", "hook_out": "what comes out of"}
     return f"{known_ends[end]} {stem}" if end in known_ends else "hook of TransformerLens"
 

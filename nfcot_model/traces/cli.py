@@ -27,8 +27,9 @@ def trace(
     activations: Annotated[
         str,
         typer.Option(
-            metavar="none|thoughts|all",
-            help="Hidden states to keep at each thought: none, the last layer's, every layer's.",
+            metavar="none|thoughts|all|SITES",
+            help="Hidden states to keep at each thought: none, the last layer's, every layer's; or"
+            " hook names, as for nfcot activations.",
         ),
     ] = "none",
     seed: Annotated[int, typer.Option(help="Seed of all noise.")] = 0,
@@ -49,13 +50,18 @@ def trace(
     """
     from nfcot_model.reasoners import load_reasoner
     from nfcot_model.terminal import console, emit_json, progress
-    from nfcot_model.traces import collect
+    from nfcot_model.traces import collect, read_run
+    from nfcot_model.traces.activations_cli import check_sites, record_sites, split_sites
     from nfcot_model.traces.settings import Settings
     from nfcot_model.worlds import read_problems
 
+    sites = split_sites(activations) if "." in activations else []
+    activations = "none" if sites else activations
     Settings(tau, temperature, samples, seed, activations, max_thoughts)
     asked = read_problems(problems)
     reasoner = load_reasoner(model, dtype=dtype, device=device)
+    if sites:
+        check_sites(reasoner, sites)
     with progress(f"tracing {out.name}", len(asked) * samples) as advance:
         summary = collect(
             reasoner,
@@ -70,8 +76,9 @@ def trace(
             progress=advance,
             model_path=model,
         )
+    captured = record_sites(read_run(out), reasoner, sites) if sites else None
     if json:
-        emit_json(summary)
+        emit_json(vars(summary) | ({"activations": captured} if captured else {}))
         return
     console.print(
         f"{summary.run}: {summary.traces} traces ({summary.resumed} already there),"

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from nfcot_model.errors import UserError
 from nfcot_model.files import content_hash, file_hash, read_json_object
+from nfcot_model.traces.activations import captured_sites, read_activation
 from nfcot_model.traces.schema import (
     FORMAT_VERSION,
     MANIFEST,
@@ -138,6 +139,22 @@ class Run:
         shard, row, K = found.iloc[0]
         rows = self._opened(str(shard), lambda f: f.get_slice(name)[int(row) : int(row + K)])
         return np.asarray(rows)
+
+    def shard_tensor(self, name: str, shard: str) -> np.ndarray:
+        """One shard's rows of a tensor, [rows, ...], without reading the other files."""
+        self._refuse_unknown(name)
+        return np.asarray(self._opened(shard, lambda f: f.get_tensor(name)))
+
+    def activations(self) -> list[str]:
+        """Which captured sites can be read at every thought? Hook names (`nfcot activations`)."""
+        return captured_sites(self.path, self.hash, self._shards)
+
+    def activation(self, site: str) -> np.ndarray:
+        """What stands at a captured site, [rows, ...] float32, row i of `thoughts.iloc[i]`?
+
+        Raises UserError when it was not captured, or its files are damaged.
+        """
+        return read_activation(self.path, self.hash, self.traces, site)
 
     def problems(self) -> list[Problem]:
         """Which problems were asked, in which order? Those that `nfcot trace` was given.

@@ -49,7 +49,8 @@ class Settings:
             raise UserError(f"--seed is {self.seed}; expected 0 to 2**63 - 1")
         if self.activations not in ACTIVATIONS:
             raise UserError(
-                f"--activations is '{self.activations}'; expected one of {', '.join(ACTIVATIONS)}"
+                f"--activations is '{self.activations}'; expected one of {', '.join(ACTIVATIONS)},"
+                " or hook names (`nfcot sites MODEL` lists them)"
             )
         if self.max_thoughts is not None and self.max_thoughts < 1:
             raise UserError(f"--max-thoughts is {self.max_thoughts}; expected at least 1")

@@ -1,0 +1,168 @@
+"""Activations added to a run: what stands at hooks at every thought, row by row as in the run.
+
+    derived/activations/<hash>/manifest.json         which sites, from which run and checkpoint
+    derived/activations/<hash>/<shard>.safetensors   a tensor [rows, ...] per site, float32
+
+Reading them needs no model and no hooks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from nfcot_model.errors import UserError
+from nfcot_model.files import content_hash, read_json_object, write_bytes
+
+__all__ = [
+    "ActivationSet",
+    "activation_sets",
+    "captured_sites",
+    "is_whole",
+    "read_activation",
+    "set_folder",
+    "thoughts_hash",
+    "write_activations",
+]
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+_FOLDER = ("derived", "activations")
+
+
+@dataclass(frozen=True)
+class ActivationSet:
+    """Sites that were captured together: their folder and its manifest."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """What shape has one thought's share at each site?"""
+        return {site["name"]: tuple(site["row"]) for site in self.manifest["sites"]}
+
+    def file(self, shard: str) -> Path:
+        return self.folder / f"{shard}.safetensors"
+
+    def covers(self, shards: Sequence[str]) -> bool:
+        """Is there a file for each of these shards?"""
+        return all(self.file(shard).is_file() for shard in shards)
+
+
+def set_folder(run: Path, identity: Mapping[str, Any]) -> Path:
+    """Where do the activations with these inputs belong? The folder is named after their hash."""
+    return run.joinpath(*_FOLDER, content_hash(dict(identity)))
+
+
+def thoughts_hash(traces: pd.DataFrame) -> str:
+    """Whose activations are in a shard's file? Hash of its traces' ids, K and thoughts."""
+    columns = (traces[name].tolist() for name in ("trace_id", "K", "u_sha256"))
+    return content_hash([list(row) for row in zip(*columns, strict=True)])
+
+
+def activation_sets(run: Path, run_hash: str) -> list[ActivationSet]:
+    """Which sets of activations does the run have, the newest first? Unfinished ones too.
+
+    Raises UserError for a manifest that cannot be read.
+    """
+    found = []
+    for file in run.joinpath(*_FOLDER).glob(f"*/{MANIFEST}"):
+        manifest = read_json_object(file)
+        checked = {name: value for name, value in manifest.items() if name != "checksum"}
+        if manifest.get("format_version") != FORMAT_VERSION or manifest.get(
+            "checksum"
+        ) != content_hash(checked):
+            raise UserError(
+                f"{file}: damaged or of another version; delete its folder and repeat"
+                " `nfcot activations`"
+            )
+        if manifest["run_hash"] == run_hash:
+            found.append(ActivationSet(file.parent, manifest))
+    return sorted(found, key=lambda s: (s.manifest["created"], s.folder.name), reverse=True)
+
+
+def captured_sites(run: Path, run_hash: str, shards: Sequence[str]) -> list[str]:
+    """Which sites were captured at all thoughts of these shards?"""
+    whole = [found for found in activation_sets(run, run_hash) if found.covers(shards)]
+    return list(dict.fromkeys(name for found in whole for name in found.shapes))
+
+
+def read_activation(run: Path, run_hash: str, traces: pd.DataFrame, site: str) -> np.ndarray:
+    """What stands at the site, [rows, ...] float32, a row per thought of `traces` in their order?
+
+    The bytes of the site are checked against their hash, and the file against the thoughts.
+    Raises UserError when it was not captured, not at all thoughts, or its file is damaged.
+    """
+    rows_of = {str(name): part for name, part in traces.groupby("shard", sort=False)}
+    holding = [s for s in activation_sets(run, run_hash) if site in s.shapes]
+    whole = next((s for s in holding if s.covers(list(rows_of))), None)
+    if whole is None:
+        have = captured_sites(run, run_hash, list(rows_of))
+        state = "is captured in part only" if holding else "is not captured"
+        raise UserError(
+            f"{run}: site {site} {state}; run `nfcot activations {run} --sites {site}`"
+            f" (captured: {', '.join(have) or 'none'})"
+        )
+    values = np.empty((int(traces["K"].sum()), *whole.shapes[site]), dtype=np.float32)
+    start = 0
+    for shard, part in rows_of.items():
+        read = _read(whole.file(shard), [site], thoughts_hash(part))[site]
+        values[start : start + len(read)] = read
+        start += len(read)
+    return values
+
+
+def write_activations(file: Path, arrays: Mapping[str, np.ndarray], thoughts: str) -> None:
+    """Put one shard's activations on disk, whole or not at all, with the hashes that prove them."""
+    little = {n: np.ascontiguousarray(v).astype("<f4", copy=False) for n, v in arrays.items()}
+    proof = {"thoughts": thoughts, "sha256": {n: _digest(v) for n, v in little.items()}}
+    # one entry only: safetensors writes several in any order, and equal input gives equal bytes
+    write_bytes(file, save(little, metadata={"proof": json.dumps(proof, sort_keys=True)}))
+
+
+def is_whole(file: Path, sites: Sequence[str], thoughts: str) -> bool:
+    """Does the file hold these sites at these thoughts, every byte as written?"""
+    try:
+        _read(file, sites, thoughts)
+    except UserError:
+        return False
+    return True
+
+
+def _read(file: Path, sites: Sequence[str], thoughts: str) -> dict[str, np.ndarray]:
+    try:
+        with safe_open(file, framework="np") as stream:
+            proof = json.loads((stream.metadata() or {})["proof"])
+            arrays = {name: stream.get_tensor(name) for name in sites}
+        hashes = {name: proof["sha256"][name] for name in sites}
+        owner = proof["thoughts"]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(file, str(error)) from None
+    if owner != thoughts:
+        raise _damaged(file, "it was captured at other thoughts than the run now holds")
+    for name, value in arrays.items():
+        if _digest(value) != hashes[name]:
+            raise _damaged(file, f"the bytes of {name} are not as written")
+    return arrays
+
+
+def _digest(value: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{value.dtype.str}{value.shape}".encode())
+    digest.update(np.ascontiguousarray(value).data)
+    return digest.hexdigest()
+
+
+def _damaged(file: Path, reason: str) -> UserError:
+    return UserError(
+        f"{file}: damaged or missing ({reason}); repeat `nfcot activations`, which makes it again"
+    )
