@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from probes.intervals import Estimate, cluster_means
 
@@ -85,7 +84,7 @@ def estimates(
     result = list(found.values())
     for i, estimate in enumerate(result):
         if shares[i] and estimate.value in (0.0, 1.0):
-            count = len(set(groups[np.isfinite(values[:, i])]))
-            exact = stats.binomtest(count if estimate.value else 0, count).proportion_ci()
-            result[i] = Estimate(estimate.value, float(exact.low), float(exact.high))
+            least = 0.025 ** (1 / len(set(groups[np.isfinite(values[:, i])])))
+            ends = (least, 1.0) if estimate.value else (0.0, 1.0 - least)
+            result[i] = Estimate(estimate.value, *ends)
     return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,12 +90,16 @@ def read(
     }
     readings = Readings(thoughts, identity, notes)
     advance = progress or (lambda n: None)
+    if "logit" in lenses or "affine" in lenses:
+        bridge, layers = _opened(reasoner, plan.layers)
+        identity["layers"] = layers
+        numbers = [entry["layer"] for entry in layers]
     if "logit" in lenses:
-        _read_tokens(run, reasoner, plan, readings, advance)
+        _read_tokens(run, reasoner, bridge, numbers, plan.top, readings, advance)
     if "codec" in lenses or "mean" in lenses:
         _read_texts(run, reasoner, readings, advance)
     if "affine" in lenses:
-        _read_affine(run, reasoner, plan, readings, advance)
+        _read_affine(run, reasoner, bridge, numbers, plan.seed, readings, advance)
     return readings
 
 
@@ -111,29 +115,35 @@ def _lenses(reasoner: NFCoTReasoner, plan: Plan) -> tuple[tuple[str, ...], list[
 
 
 def _read_tokens(
-    run: Run, reasoner: NFCoTReasoner, plan: Plan, readings: Readings, advance: Progress
+    run: Run,
+    reasoner: NFCoTReasoner,
+    bridge: Any,
+    layers: Sequence[int],
+    count: int,
+    readings: Readings,
+    advance: Progress,
 ) -> None:
     from analyses.lens.logit import logit_lens
 
-    bridge, layers = _opened(reasoner, plan, readings)
     vocabulary = int(bridge.cfg.d_vocab)
-    if plan.top > vocabulary:
-        raise UserError(f"--top {plan.top}: the model's vocabulary has {vocabulary} tokens")
+    if count > vocabulary:
+        raise UserError(f"--top {count}: the model's vocabulary has {vocabulary} tokens")
     wanted, owner = wanted_tokens(run, reasoner, readings.thoughts)
     parts: dict[int, list[Any]] = {layer: [] for layer in layers}
     for batch in batches(run, readings.thoughts, ("u",)):
         layout = reasoner.layout(batch.prompts, batch.mask.sum(-1).tolist(), side="right")
-        read = logit_lens(bridge, layout, batch.tensors["u"], layers, plan.top, wanted[batch.rows])
+        read = logit_lens(bridge, layout, batch.tensors["u"], layers, count, wanted[batch.rows])
         for layer, part in read.items():
             parts[layer].append(part)
         advance(len(batch.prompts))
+    readings.notes.extend(_without_tokens(readings.thoughts, owner))
     for layer, found in parts.items():
         top, probability, rank = (
             torch.cat([getattr(part, name) for part in found]).numpy()
             for name in ("top", "probability", "rank")
         )
         words = {int(i): reasoner.tokenizer.decode([int(i)]) for i in np.unique(top)}
-        readings.values["logit", layer] = token_hits(rank, owner, plan.top)
+        readings.values["logit", layer] = token_hits(rank, owner, count)
         readings.said["logit", layer] = pd.DataFrame(
             {
                 "said": [[words[int(i)] for i in row] for row in top],
@@ -142,20 +152,35 @@ def _read_tokens(
         )
 
 
-def _opened(reasoner: NFCoTReasoner, plan: Plan, readings: Readings) -> tuple[Any, list[int]]:
-    """The hooked model and the layers to look at, which become part of the identity."""
+def _without_tokens(thoughts: pd.DataFrame, owner: NDArray[np.int64]) -> list[str]:
+    """For whom has the logit lens no measure, because no token tells their text from others?"""
+    notes = []
+    for kind, target in enumerate(TARGETS):
+        has = thoughts[target].notna().to_numpy()
+        none = int((has & ~(owner == kind).any(axis=1)).sum())
+        if none:
+            notes.append(
+                f"logit lens: {none} of {int(has.sum())} thoughts have no measure for"
+                f" {target}: most texts in its place have all of its tokens"
+            )
+    return notes
+
+
+def _opened(
+    reasoner: NFCoTReasoner, asked: tuple[int, ...] | None
+) -> tuple[Any, list[dict[str, Any]]]:
+    """The hooked model, and the layers to look at with their hooks."""
     try:
         from nfcot_model.hooks import hooked
     except ImportError as error:
         raise UserError(
-            f"--lens: logit and affine need hooks ({error}), or use codec,mean"
+            f"--lens: logit and affine need more ({error}), or use codec,mean"
         ) from None
     from analyses.lens.logit import layer_count, site_of
 
     bridge = hooked(reasoner.model)
-    layers = _layers(plan.layers, layer_count(bridge))
-    readings.identity["layers"] = [{"layer": n, "site": site_of(n)} for n in layers]
-    return bridge, layers
+    layers = _layers(asked, layer_count(bridge))
+    return bridge, [{"layer": layer, "site": site_of(layer)} for layer in layers]
 
 
 def _layers(asked: tuple[int, ...] | None, count: int) -> list[int]:
@@ -196,16 +221,21 @@ def _read_texts(run: Run, reasoner: NFCoTReasoner, readings: Readings, advance: 
 
 
 def _read_affine(
-    run: Run, reasoner: NFCoTReasoner, plan: Plan, readings: Readings, advance: Progress
+    run: Run,
+    reasoner: NFCoTReasoner,
+    bridge: Any,
+    layers: Sequence[int],
+    seed: int,
+    readings: Readings,
+    advance: Progress,
 ) -> None:
     from analyses.lens.affine import cross_fitted, shuffled_within
     from analyses.lens.logit import layer_states
 
     thoughts = readings.thoughts
-    bridge, layers = _opened(reasoner, plan, readings)
     groups = thoughts["group"].to_numpy(dtype=object)
     e = run.tensor("e")[thoughts["row"]].astype(np.float64)
-    null = shuffled_within(e, thoughts["k"].to_numpy(), plan.seed)
+    null = shuffled_within(e, thoughts["k"].to_numpy(), seed)
     parts: dict[int, list[NDArray[np.float64]]] = {layer: [] for layer in layers}
     for batch in batches(run, thoughts, ("u",)):
         layout = reasoner.layout(batch.prompts, batch.mask.sum(-1).tolist(), side="right")
@@ -215,7 +245,7 @@ def _read_affine(
     for layer, found in parts.items():
         states = np.concatenate(found)
         said, chance = (
-            _decoded(run, reasoner, thoughts, cross_fitted(states, target, groups, plan.seed))
+            _decoded(run, reasoner, thoughts, cross_fitted(states, target, groups, seed))
             for target in (e, null)
         )
         shuffled = text_hits(chance, thoughts)["step_hit"].rename("shuffled_hit")

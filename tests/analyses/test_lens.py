@@ -207,7 +207,7 @@ def test_thoughts_that_are_the_encoded_steps_read_as_well_as_the_codec_can(
     assert metrics(result, "codec", at="k", index=0)["last_step_hit"]["value"] < 0.05
     # What the model itself would have thought, and what it was told, are the same steps.
     assert metrics(result, "mean")["step_hit"]["value"] > 0.9
-    assert not result.summary["notes"]
+    assert result.summary["notes"] == []
 
 
 def test_a_token_planted_in_a_thought_is_seen_at_the_embeddings(tmp_path: Path) -> None:
@@ -469,6 +469,16 @@ def test_what_cannot_be_asked_is_refused(
     reasoner, run = random_run
     with pytest.raises(UserError, match=said):
         read_run_through(run, reasoner, Plan(**plan))
+
+
+def test_texts_of_the_same_tokens_have_no_measure_and_that_is_said(
+    demo: NFCoTReasoner, tmp_path: Path
+) -> None:
+    problems = make_world("shuffle", "test", 1, 12, (3, 3))
+    run = traced(demo, tmp_path / "run", problems)
+    result = read_run_through(run, demo, Plan(("logit",), layers=(0,)))
+    assert metrics(result, "logit", 0)["step_hit"]["value"] is None
+    assert "36 of 36 thoughts have no measure for step" in " ".join(result.summary["notes"])
 
 
 def test_another_checkpoint_is_refused(random_run: tuple[NFCoTReasoner, Run]) -> None:
