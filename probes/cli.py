@@ -16,7 +16,10 @@ app = typer.Typer(
 def fit(
     run: Annotated[Path, typer.Argument(help="A run folder, from nfcot trace.")],
     label: Annotated[str, typer.Option(help="A step label or a problem label.")],
-    site: Annotated[str, typer.Option(help="Where to read: u@3, eps@0, e@-1, mu@2, or h@LAYER@K.")],
+    site: Annotated[
+        str,
+        typer.Option(help="Where to read: u@3, eps@0, e@-1, mu@2, h@LAYER@K or a captured hook@K."),
+    ],
     seed: Annotated[int, typer.Option(min=0, help="Decides split, folds and resamples.")] = 0,
     out: Annotated[
         Path | None,

@@ -1,5 +1,6 @@
 """Where does a probe read? `u@3` is thought 3 in space u, `h@2@-1` layer 2 at the last thought.
 
+`blocks.1.hook_out@-1` is a hook at the last thought, once `nfcot activations` has captured it.
 Layers are numbered as in the model, the embeddings 0, whatever part of them a run stores.
 """
 
@@ -26,12 +27,15 @@ __all__ = [
 ]
 
 SPACES = ("u", "e", "eps", "mu")
-_PATTERN = re.compile(r"(?:(u|e|eps|mu)|h@(-?[0-9]{1,9}))@(-?[0-9]{1,9})")
+_HOOK = r"[A-Za-z_]\w*(?:\.\w+)+"
+_PATTERN = re.compile(rf"(?:(u|e|eps|mu|{_HOOK})|h@(-?[0-9]{{1,9}}))@(-?[0-9]{{1,9}})", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Site:
-    """One place to read: a space, a thought index k (negative: from the end), a layer for `h`."""
+    """One place to read: a space or a hook, a thought index k (negative: from the end), a layer
+    for `h`.
+    """
 
     space: str
     k: int
@@ -39,6 +43,11 @@ class Site:
 
     def __str__(self) -> str:
         return f"{self.space}@{self.k}" if self.layer is None else f"h@{self.layer}@{self.k}"
+
+    @property
+    def captured(self) -> bool:
+        """Is it a hook, whose activations were added to the run?"""
+        return self.layer is None and self.space not in SPACES
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,8 @@ def parse_site(text: str) -> Site:
     if match is None:
         raise UserError(
             f"--site '{text}': expected SPACE@K with SPACE one of {', '.join(SPACES)}, or"
-            " h@LAYER@K; K counts thoughts from 0, negative from the end, at most nine digits; for"
-            " example u@3"
+            " h@LAYER@K or a captured hook such as blocks.1.hook_out@K; K counts thoughts from 0, negative"
+            " from the end, at most nine digits; for example u@3"
         )
     space, layer, k = match.groups()
     return Site(space or "h", int(k), None if layer is None else int(layer))
@@ -71,7 +80,7 @@ def available_sites(run: Run) -> str:
     longest = int(run.traces["K"].max()) if len(run.traces) else 0
     if longest == 0:
         return "none (no trace of the run has a thought)"
-    spaces = [*SPACES, *(f"h@{layer}" for layer in _layers(run))]
+    spaces = [*SPACES, *(f"h@{layer}" for layer in _layers(run)), *run.activations()]
     indices = f"K in 0..{longest - 1} or -1..-{longest}"
     return f"{', '.join(f'{space}@K' for space in spaces)} with {indices}"
 
@@ -90,8 +99,14 @@ def _layers(run: Run) -> list[int]:
 def real_site(run: Run, site: Site) -> Site:
     """The site with its layer's number in the model, -1 where only the last layer is stored.
 
-    Raises UserError, listing the sites there are, when the run has no such layer.
+    Raises UserError, listing the sites there are, when the run has no such layer or no captured
+    activations of such a hook.
     """
+    if site.captured and site.space not in run.activations():
+        raise UserError(
+            f"--site {site}: not in {run.name} (capture it: `nfcot activations {run.path} --sites"
+            f" {site.space}`); existing sites: {available_sites(run)}"
+        )
     if site.layer is None:
         return site
     layers = _layers(run)
@@ -121,8 +136,10 @@ def site_rows(run: Run, site: Site) -> SiteRows:
 
 
 def read_site(run: Run, site: Site, rows: SiteRows) -> NDArray[np.float64]:
-    """What stands at the site? [n, D], or [n, d_model] for `h`."""
-    if site.layer is None:
+    """What stands at the site? [n, D], [n, d_model] for `h`, [n, values] for a captured hook."""
+    if site.captured:
+        values = run.activation(site.space)[rows.row].reshape(len(rows.row), -1)
+    elif site.layer is None:
         values = run.tensor(site.space)[rows.row]
     else:
         values = run.tensor("h")[rows.row, real_site(run, site).layer]
