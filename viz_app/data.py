@@ -147,7 +147,10 @@ def label_names(path: Path) -> list[str]:
 
 @st.cache_data(max_entries=16, show_spinner=False)
 def _sample(path: str, version: str) -> np.ndarray:
-    strata = column(Path(path), "k").astype(str) + "/" + column(Path(path), "correct").astype(str)
+    run = load_run(Path(path))
+    verdicts = run.traces.set_index("trace_id")["correct"]
+    thoughts = run.thoughts
+    strata = thoughts["k"].astype(str) + "/" + thoughts["trace_id"].map(verdicts).astype(str)
     return stratified_sample(strata)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nfcot_model.errors import UserError
 from tests.synthetic_run import synthetic_run
-from viz_app import charts, cloud
+from viz_app import charts, cloud, data
 from viz_app.audits import flag_table, read_audit
 from viz_app.bands import reference_band
 from viz_app.catalog import artifact_row, run_line, stamp, thought_column
@@ -44,6 +44,16 @@ def test_a_stratified_sample_keeps_every_stratum_and_its_share(
 def test_the_sample_depends_on_its_seed() -> None:
     strata = pd.Series(np.zeros(500))
     assert not np.array_equal(stratified_sample(strata, 50, 0), stratified_sample(strata, 50, 1))
+
+
+def test_the_sample_is_stratified_by_verdict_and_not_by_a_label_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = synthetic_run(tmp_path / "run", n=4, steps=(2, 2), labels={"correct": "maybe"})
+    seen: list[pd.Series] = []
+    monkeypatch.setattr(data, "stratified_sample", seen.append)
+    data.sample(run.path)
+    assert set(seen[0]) == {"0/True", "1/True"}
 
 
 def test_the_projection_is_the_plane_of_largest_variance() -> None:
