@@ -68,8 +68,8 @@ def parse_site(text: str) -> Site:
     if match is None:
         raise UserError(
             f"--site '{text}': expected SPACE@K with SPACE one of {', '.join(SPACES)}, or"
-            " h@LAYER@K or a captured hook such as blocks.1.hook_out@K; K counts thoughts from 0, negative"
-            " from the end, at most nine digits; for example u@3"
+            " h@LAYER@K or a captured hook such as blocks.1.hook_out@K; K counts thoughts from 0,"
+            " negative from the end, at most nine digits; for example u@3"
         )
     space, layer, k = match.groups()
     return Site(space or "h", int(k), None if layer is None else int(layer))
