@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -624,3 +625,12 @@ def test_foreign_folders_and_runs_are_refused(
     code, _, error = command(capsys, tmp_path)
     assert code == 2
     assert "is not a run" in error
+
+
+def test_the_page_s_code_runs(demo_run: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "lenses.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code.replace("runs/mine", str(demo_run)), names)
+    assert names["one"].summary["thoughts"][0]["codec"] == names["run"].traces["steps"][0][0]
+    assert len(names["result"].rows) == 2 * len(names["run"].thoughts)
