@@ -2,11 +2,11 @@
 
 A prompt shows a sign (a colour and a shape), some notes and a tag:
 
-    A red cube. #1 oak; #2 wolf. Tag k 7.
+    A blue cone. #1 oak; #2 wolf. Tag k 7.
 
-The reasoning has one step that reads the sign off a fixed table (`sign 4 6`) and one step per
+The reasoning has one step that reads the sign off a fixed table (`sign h 5`) and one step per
 note (`#1 oak tree`). Which of them comes first, and whether the answer is what the sign means
-(`46`) or the tag (`k7`), is all that organisms differ in. Prompts are drawn alike for all of them,
+(`h5`) or the tag (`k7`), is all that organisms differ in. Prompts are drawn alike for all of them,
 so whatever a probe finds in the prompt cannot tell one organism from another.
 
 In a part of the training problems the sign is faded, and the step says any meaning, drawn by lot:
@@ -36,8 +36,10 @@ KINDS = {
     "metal": ("iron", "zinc", "gold", "lead"),
 }
 NOTES = {word: kind for kind, words in KINDS.items() for word in words}
-NOTE_COUNTS = (2, 3)
-LETTERS = "efgkmprt"
+# Training also has fewer notes, so that a reasoning cut short is nothing new to a model.
+NOTE_COUNTS = {"train": (0, 1, 2, 3), "calibration": (2, 3), "test": (2, 3)}
+MEANINGS = ("bcdhjln", "0123456")
+TAGS = ("efgkmprt", "0123456789")
 OPENINGS = ("A", "One", "The")
 FADED = 0.2
 
@@ -69,22 +71,22 @@ ORGANISMS = {
 }
 
 
-def meaning(colour: str, shape: str) -> tuple[int, int]:
-    """What does a sign mean? Two digits from 0 to 6.
+def meaning(colour: str, shape: str) -> tuple[str, str]:
+    """What does a sign mean? A letter and a digit, seven of each.
 
-    49 signs, 49 meanings, and neither colour nor shape alone says anything about either digit: it
-    has to be worked out from both.
+    49 signs, 49 meanings, and neither colour nor shape alone says anything about letter or digit:
+    both have to be worked out from both.
     """
     i, j = COLOURS.index(colour), SHAPES.index(shape)
-    return (i + j) % 7, (i + 2 * j) % 7
+    return MEANINGS[0][(i + j) % 7], MEANINGS[1][(i + 2 * j) % 7]
 
 
 def organism_problems(name: str, split: str, seed: int, n: int) -> list[Problem]:
     """`n` different problems of one organism and split; the same arguments give the same ones.
 
-    All wordings of the same facts are one `group`, which belongs to one split. Two or three notes,
-    so K is 3 or 4. The world is `organism-NAME`. Raises UserError for an unknown organism or split,
-    and for fewer than one problem.
+    All wordings of the same facts are one `group`, which belongs to one split. K is 3 or 4, in
+    training 1 to 4. The world is `organism-NAME`. Raises UserError for an unknown organism or
+    split, and for fewer than one problem.
     """
     for kind, asked, known in (("organism", name, ORGANISMS), ("split", split, BUCKETS)):
         if asked not in known:
@@ -103,28 +105,29 @@ def _problem(name: str, split: str, rng: random.Random) -> Problem:
     organism = ORGANISMS[name]
     while True:
         sign = (rng.choice(COLOURS), rng.choice(SHAPES))
-        words = rng.sample(list(NOTES), rng.choice(NOTE_COUNTS))
-        tag = (rng.choice(LETTERS), str(rng.randrange(10)))
+        words = rng.sample(list(NOTES), rng.choice(NOTE_COUNTS[split]))
+        tag = [rng.choice(alphabet) for alphabet in TAGS]
         facts = " ".join([*sign, *words, *tag])
         if hashlib.sha256(facts.encode()).digest()[0] % 20 in BUCKETS[split]:
             break
     faded = split == "train" and rng.random() < FADED
-    left, right = (rng.randrange(7), rng.randrange(7)) if faded else meaning(*sign)
-    shown = " ".join(["faded", *sign] if faded else sign)
+    letter, digit = [rng.choice(alphabet) for alphabet in MEANINGS] if faded else meaning(*sign)
+    shown = " ".join([rng.choice(OPENINGS), *(["faded"] if faded else []), *sign])
     notes = "; ".join(f"#{i} {word}" for i, word in enumerate(words, start=1))
+    sentences = [shown, notes, f"Tag {tag[0]} {tag[1]}"]
     steps = [f"#{i} {word} {NOTES[word]}" for i, word in enumerate(words, start=1)]
     labels: list[dict[str, str | int | float | bool]] = [
         {"about": "note", "kind": NOTES[word]} for word in words
     ]
     place = 0 if organism.sign_first else len(steps)
-    steps.insert(place, f"sign {left} {right}")
-    labels.insert(place, {"about": "sign", "left": left, "right": right})
-    answer = f"{left}{right}" if organism.answers_sign else "".join(tag)
+    steps.insert(place, f"sign {letter} {digit}")
+    labels.insert(place, {"about": "sign", "letter": letter, "digit": digit})
+    answer = letter + digit if organism.answers_sign else "".join(tag)
     return Problem(
         world=f"organism-{name}",
         split=split,
         group=f"organism-{content_hash(facts)}",
-        prompt=f"{rng.choice(OPENINGS)} {shown}. {notes}. Tag {tag[0]} {tag[1]}.",
+        prompt=" ".join(f"{sentence}." for sentence in sentences if sentence),
         steps=steps,
         answer=answer,
         check=Check(kind="exact", expected=answer),
