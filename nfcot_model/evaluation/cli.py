@@ -41,7 +41,8 @@ def evaluate(
     samples: Annotated[int, typer.Option(help="samples per problem, for pass@k")] = 1,
     seed: Annotated[int, typer.Option(help="seed of problems and thoughts")] = 0,
     control: Annotated[
-        list[Path] | None, typer.Option(help="folder of a text or direct control; repeatable")
+        list[Path] | None,
+        typer.Option(help="a text or direct control: folder, demo-text or demo-direct; repeatable"),
     ] = None,
     swaps: Annotated[
         bool,
@@ -58,7 +59,7 @@ def evaluate(
 ) -> None:
     """Measure a model on held-out problems, with Wilson intervals and controls.
 
-    Example: nfcot eval demo --seed 7 -n 1000 --control controls/text --json
+    Example: nfcot eval demo --seed 7 -n 1000 --control demo-text --json
     """
     from rich.table import Table
 

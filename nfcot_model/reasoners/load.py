@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from nfcot_model.checkpoints import demo_path
+from nfcot_model.checkpoints import SHIPPED
 from nfcot_model.config import FORMAT_VERSION
 from nfcot_model.errors import UserError
 from nfcot_model.files import content_hash, file_hash
@@ -36,13 +36,13 @@ def load_reasoner(
     device: str = "cpu",
     kinds: Sequence[str] = ("nfcot",),
 ) -> NFCoTReasoner:
-    """The reasoner in a checkpoint folder, ready to think; "demo" is the shipped one.
+    """The reasoner in a checkpoint folder, ready to think; "demo" is the shipped one (`SHIPPED`).
 
     `kinds` are the acceptable ways of reasoning; the controls "text" and "direct" have no
     thoughts. Raises UserError when the folder is missing, not ours, of another kind or format
     version, or damaged.
     """
-    folder = demo_path() if str(path) == "demo" else Path(path)
+    folder = SHIPPED.get(str(path), Path(path))
     if dtype not in DTYPES:
         raise UserError(f"dtype '{dtype}': choose one of {', '.join(DTYPES)}")
     _check_folder(folder, kinds)

@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 
 from nfcot_model.errors import UserError
 from nfcot_model.evaluation.cells import evaluate_cell, evaluate_explicit, evaluate_oracle
+from nfcot_model.evaluation.explicit import write_explicitly
 from nfcot_model.evaluation.intervals import pass_at_k, share, wilson
 from nfcot_model.evaluation.swaps import _donors, evaluate_swaps, pooled
+from nfcot_model.reasoners import load_reasoner
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.worlds import Case, Check, make_world, write_problems
 from nfcot_model.worlds.generate import read_steps
@@ -206,3 +208,19 @@ def test_options_for_built_in_problems_do_not_go_with_a_file(tmp_path) -> None:
     write_problems(path, make_world("digits", "test", 0, 2))
     with pytest.raises(UserError, match="--worlds and -n"):
         evaluate(tmp_path, path, worlds="shuffle", n=1)
+
+
+def test_the_shipped_controls_are_what_they_say() -> None:
+    problems = make_world("digits", "test", 9, 12, (4, 4))
+    prompts = [problem.prompt for problem in problems]
+    text = load_reasoner("demo-text", kinds=("text",))
+    written = write_explicitly(text, prompts)
+    assert [w.steps for w in written] == [problem.steps for problem in problems]
+    assert [w.answer for w in written] == [problem.answer for problem in problems]
+    direct = load_reasoner("demo-direct", kinds=("direct",))
+    guessed = write_explicitly(direct, prompts)
+    assert all(w.positions == 0 and not w.steps for w in guessed)
+    right = [w.answer == problem.answer for w, problem in zip(guessed, problems, strict=True)]
+    assert 0 < sum(right) < len(right)
+    with pytest.raises(UserError, match="reasons as 'text'"):
+        load_reasoner("demo-text")
