@@ -31,6 +31,8 @@ $(STAMP):
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) torch==2.13.0 -c constraints.txt
 	$(PIP) -e '.[dev]' -c constraints.txt
+# Left by the build, never refreshed by a later one, and found before the installed entry points.
+	@rm -rf *.egg-info
 	@touch $@
 
 demo: $(STAMP)
