@@ -14,6 +14,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
 from transformer_lens.model_bridge.sources.transformers_driver import TransformersDriver
+from transformers import DynamicCache
 
 from nfcot_model.errors import UserError
 from nfcot_model.hooks.adapter import ARCHITECTURE, nfcot_adapter
@@ -46,9 +47,12 @@ class ThoughtBridge(TransformerBridge):
         """As TransformerLens's, but nothing is lost in silence.
 
         Raises UserError when a requested hook does not exist, does not fire or fires more than
-        once, and for `stop_at_layer` on a key-value cache. Cached tensors are copies.
+        once, and for `stop_at_layer` on a key-value cache. Cached tensors are copies; under the
+        names asked for only; a key-value cache that is given stays as it was.
         """
         _refuse_ragged(kwargs)
+        if kwargs.get("past_key_values") is not None:
+            kwargs["past_key_values"] = _copy_of(kwargs["past_key_values"])
         names = kwargs.get("names_filter")
         if names is None or callable(names):
             wanted = [n for n in self.hook_dict if self.open(n) and (names is None or names(n))]
@@ -65,18 +69,18 @@ class ThoughtBridge(TransformerBridge):
             out, cache = super().run_with_cache(input, *args, **kwargs)
         self._check_fired(wanted if isinstance(names, str | list | tuple) else [], count)
         tensors = cache.cache_dict if isinstance(cache, ActivationCache) else cache
-        copies = {n: t.clone() if isinstance(t, Tensor) else t for n, t in tensors.items()}
+        copies = {
+            name: tensor.clone() if isinstance(tensor, Tensor) else tensor
+            for name, tensor in tensors.items()
+            if name in wanted or name.endswith("_grad")
+        }
         if not isinstance(cache, ActivationCache):
             return out, copies
         return out, ThoughtCache(copies, self, has_batch_dim=cache.has_batch_dim)
 
     def forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
         """As TransformerLens's, without the combination that leaves a ragged cache."""
-        stops = kwargs.get("stop_at_layer") is not None
-        if stops and (kwargs.get("past_key_values") is not None or kwargs.get("use_cache")):
-            raise UserError(
-                "stop_at_layer with a key-value cache leaves it ragged; use one of them"
-            )
+        _refuse_ragged(kwargs)
         return super().forward(input, *args, **kwargs)
 
     def open(self, name: str) -> bool:
@@ -112,6 +116,18 @@ def _refuse_ragged(kwargs: dict[str, Any]) -> None:
     cached = kwargs.get("past_key_values") is not None or kwargs.get("use_cache")
     if kwargs.get("stop_at_layer") is not None and cached:
         raise UserError("stop_at_layer leaves a key-value cache ragged; use one without the other")
+
+
+def _copy_of(past: Any) -> Any:
+    """A key-value cache of its own: a dynamic one replaces its tensors, it never writes in them."""
+    if not isinstance(past, DynamicCache):
+        raise UserError(
+            f"past_key_values is a {type(past).__name__}, which a pass would change in place; give"
+            " a DynamicCache"
+        )
+    own = copy.copy(past)
+    own.layers = [copy.copy(layer) for layer in past.layers]
+    return own
 
 
 class _Streaming(NFCoTModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -261,6 +262,50 @@ def test_ragged_caches_are_refused(plain) -> None:
             call(E[:, -1:], past_key_values=past, stop_at_layer=1)
 
 
+def test_reading_leaves_a_key_value_cache_as_it_was(plain) -> None:
+    """TransformerLens's own call appends to it, and a second reading would see other positions."""
+    reasoner, bridge = plain
+    E = embeddings(reasoner)
+    for E_ in (E, E.clone().requires_grad_()):
+        _, past = bridge(E_[:, :-1], return_type="logits_and_cache", use_cache=True)
+        length = past.get_seq_length()
+        read = {"past_key_values": past, "names_filter": ["blocks.1.hook_out"]}
+        first, second = (bridge.run_with_cache(E_[:, -1:], **read)[1] for _ in range(2))
+        assert past.get_seq_length() == length
+        assert torch.equal(first["blocks.1.hook_out"], second["blocks.1.hook_out"])
+        _, whole = bridge.run_with_cache(E_, names_filter=["blocks.1.hook_out"])
+        torch.testing.assert_close(
+            first["blocks.1.hook_out"], whole["blocks.1.hook_out"][:, -1:], atol=1e-5, rtol=1e-4
+        )
+    with pytest.raises(UserError, match="tuple, which a pass would change"):
+        bridge.run_with_cache(E[:, -1:], **(read | {"past_key_values": ()}))
+
+
+def test_a_cache_holds_the_names_asked_for_and_no_others(plain) -> None:
+    reasoner, bridge = plain
+    E = embeddings(reasoner)
+    for names in ("blocks.0.hook_resid_post", ["blocks.0.hook_resid_post"]):
+        _, cache = bridge.run_with_cache(E, names_filter=names)
+        assert list(cache.keys()) == ["blocks.0.hook_resid_post"]
+    _, cache = bridge.run_with_cache(E, names_filter=lambda name: name.endswith("resid_pre"))
+    assert set(cache.keys()) == {"blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"}
+    with pytest.raises(UserError, match="no hooks asked for"):
+        bridge.run_with_cache(E, names_filter=lambda name: False)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("blocks.0.hook_inn", "does not exist"), ("blocks.0.hook_mlp_in", "Cannot")]
+)
+def test_edits_at_hooks_that_do_not_fire_are_errors(plain, name: str, said: str) -> None:
+    reasoner, bridge = plain
+    E = embeddings(reasoner)
+    edit = [(name, lambda tensor, hook: tensor * 0)]
+    with pytest.raises((KeyError, ValueError), match=said):
+        bridge.run_with_hooks(E, fwd_hooks=edit)
+    with pytest.raises((KeyError, ValueError), match=said), bridge.hooks(fwd_hooks=edit):
+        bridge(E)
+
+
 def test_cached_tensors_are_copies(plain) -> None:
     reasoner, bridge = plain
     E = embeddings(reasoner)
@@ -268,6 +313,40 @@ def test_cached_tensors_are_copies(plain) -> None:
     kept = cache["blocks.0.hook_in"].clone()
     E.zero_()
     assert torch.equal(cache["blocks.0.hook_in"], kept)
+
+
+def test_captured_tensors_are_copies(plain) -> None:
+    reasoner, bridge = plain
+    thoughts = reasoner.think(PROMPTS[:2], tau=0.7, noise_seeds=[0, 1])
+    layout = reasoner.layout(PROMPTS[:2], thoughts.K.tolist())
+    u = thoughts.u.clone()
+    got = capture(bridge, layout, u, ["projection.hook_in", "flow.hook_out", "blocks.0.hook_in"])
+    kept = {name: value.clone() for name, value in got.items()}
+    for value in got.values():
+        value += 1
+    assert torch.equal(u, thoughts.u)
+    u.zero_()
+    again = capture(bridge, layout, thoughts.u, list(got))
+    for name, value in again.items():
+        assert torch.equal(value, kept[name])
+        assert torch.equal(got[name], kept[name] + 1)
+
+
+def test_capture_refuses_what_fires_twice(plain, monkeypatch) -> None:
+    """As a looped model would: what it kept would be the last loop only."""
+    reasoner, bridge = plain
+    thoughts = reasoner.think(PROMPTS[:2], tau=0.7, noise_seeds=[0, 1])
+    layout = reasoner.layout(PROMPTS[:2], thoughts.K.tolist())
+    module = sys.modules[capture.__module__]
+    once = module.walk
+
+    def twice(*args, **kwargs) -> None:
+        once(*args, **kwargs)
+        once(*args, **kwargs)
+
+    monkeypatch.setattr(module, "walk", twice)
+    with pytest.raises(UserError, match=r"blocks\.0\.hook_out fired 2 times"):
+        capture(bridge, layout, thoughts.u, ["blocks.0.hook_out"])
 
 
 @pytest.mark.parametrize(
