@@ -44,6 +44,16 @@ def run_page(
     return run
 
 
+def test_hooks_page(run_page: Callable[[str], Output]) -> None:
+    axes, shapes, *_, captured = [out for out in run_page("hooks.md") if out]
+    assert axes.split(") (") == ["('B', 'T', 'd_model'", "'B', 'K', 'D')\n"]
+    assert "128]" in shapes
+    names, shape = captured.splitlines()
+    for name in ("blocks.0.hook_out", "blocks.3.attn.hook_z", "nf_head.mu.hook_out"):
+        assert name in names
+    assert shape == "(24, 128)"
+
+
 def test_causal_tutorial(run_page: Callable[[str], Output]) -> None:
     trace, told, implied, everybody = [out for out in run_page("causal.md") if out]
     assert "'#3 4x+2'" in trace
