@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections import namedtuple
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from nfcot_model.traces.activations import write_activations
 from nfcot_model.worlds import write_problems
 from tests.tiny import brief_reasoner, digits
 
+ROOT = Path(__file__).parents[3]
 SITES = ("blocks.*.hook_in", "blocks.*.hook_out", "ln_final.hook_out", "nf_head.mu.hook_out")
 
 
@@ -202,6 +204,24 @@ def test_a_killed_capture_goes_on_and_is_not_read_as_a_whole_one(
     assert run.activations() == ["blocks.0.hook_out", "blocks.1.hook_out"]
 
 
+def test_killed_before_any_file_operation_and_repeated(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.killed_capture", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    points = int(done.stdout)
+    assert points > 6
+    whole = files(read_run(tmp_path / "whole"))
+    assert len(whole) == 3
+    for n in range(1, points + 1):
+        assert files(read_run(tmp_path / str(n))) == whole, f"killed before operation {n}"
+
+
 def test_activations_of_other_thoughts_are_not_taken_for_these(
     run: Run, reasoner: NFCoTReasoner
 ) -> None:
@@ -319,3 +339,15 @@ def test_trace_captures_hooks_by_name(
     assert run.activations() == ["blocks.1.hook_out", "nf_head.mu.hook_out"]
     np.testing.assert_allclose(run.activation("nf_head.mu.hook_out"), run.tensor("mu"), atol=1e-5)
     assert os.listdir(tmp_path / "run" / "derived") == ["activations"]
+
+
+@pytest.mark.parametrize("command", ["sites", "activations"])
+def test_without_transformer_lens_the_extra_is_named(command: str, run: Run) -> None:
+    code = (
+        "import sys; sys.modules['transformer_lens'] = None\n"
+        f"from nfcot_model.cli import main; main([{command!r}, {str(run.path)!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "install the extra 'hooks'" in done.stderr
+    assert done.stderr.count("\n") == 1
