@@ -11,11 +11,12 @@ import os
 import shutil
 import signal
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
 
-from nfcot_model.hooks import plan_activations, record
+from nfcot_model.hooks import plan_activations, record, recording
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.traces import collect, read_run
 from tests.killed_trace import Unchecked, watch
@@ -60,4 +61,5 @@ def main(root: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    recording.hooked = cache(recording.hooked)
     main(Path(sys.argv[1]).resolve())
