@@ -21,7 +21,7 @@ from analyses.causal.influence import influence, influences
 from analyses.causal.interventions import answered, base_of, compare, intervene
 from analyses.causal.mediation import mediations, probe_subspace
 from analyses.causal.scene import Crowd, Scene, set_scene, state_of
-from analyses.causal.states import STATE_EDITS, intervene_on_states, wire
+from analyses.causal.states import STATE_EDITS, _seen, intervene_on_states, wire
 from analyses.causal.study import Plan, causal_study
 from analyses.causal.summary import means_of
 from analyses.causal.trajectories import counterfactuals, early_answers, transplants
@@ -224,6 +224,12 @@ def test_an_edit_of_a_state_is_that_edit(scene: Scene) -> None:
         state = intervene_on_states(wired, again, base, sandbox, sites[:1], 0, same)
         assert state["answer"].tolist() == rows["answer"].tolist()
         assert np.allclose(state["logp_change"], rows["logp_change"], atol=2e-3)
+        # A value put in stands in the cache, where every later position reads it.
+        put = torch.arange(3.0)[:, None].expand(3, 16)
+        values = "blocks.1.attn.hook_v"
+        _, branch = _seen(wired, again, again.thoughts.u, firsts(again), values, put)
+        cached = branch.stream.cache.layers[1].values[:, :, -1]
+        torch.testing.assert_close(cached.flatten(1), put)
         changed = intervene_on_states(wired, again, base, sandbox, sites[2:], 0)
     assert set(changed["edit"]) == set(STATE_EDITS)
     assert (changed["logp_change"].abs() > 1e-4).mean() > 0.5
