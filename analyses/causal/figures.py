@@ -87,16 +87,18 @@ def _transplants(parts: Sequence[Mapping[str, Any]]) -> go.Figure | None:
     figure = go.Figure()
     for part, symbol in (("prefix", "circle"), ("suffix", "diamond")):
         here = [r for r in rows if r["part"] == part]
-        what = "below k" if part == "prefix" else "from k on"
+        what = "first k" if part == "prefix" else "from k on"
         for who, colour in (("donor", BLUE), ("prompt", RED)):
             dots = _dots(
-                f"thoughts {what} are the donor's: {who}'s answer",
+                f"{what} given: {who}'s",
                 [r["k"] for r in here],
                 [r[who] for r in here],
                 colour,
             )
             figure.add_trace(dots.update(marker_symbol=symbol))
-    return _laid_out(figure, "Whose answer follows a transplant", "k", "share of pairs")
+    return _laid_out(
+        figure, "Whose answer follows when a part is the donor's", "k", "share of pairs"
+    )
 
 
 def _counterfactuals(rows: Sequence[Mapping[str, Any]]) -> go.Figure | None:
@@ -193,6 +195,8 @@ def _dots(name: str, x: Sequence[Any], estimates: Sequence[Interval], colour: st
 
 
 def _laid_out(figure: go.Figure, title: str, x: str, y: str) -> go.Figure:
+    if y.startswith(("share", "drop")):
+        figure.update_yaxes(range=[-0.05, 1.05])
     return figure.update_layout(
         template="plotly_white",
         scattermode="group",
