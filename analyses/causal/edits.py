@@ -87,19 +87,22 @@ def donors(
     seeds: Sequence[int],
     same_value: bool | None = None,
     matched: bool = True,
+    values: NDArray[np.int64] | None = None,
 ) -> Tensor:
     """Which trace of the crowd gives its thought k[i] to row i? [B], -1 where none can.
 
     Of the same world and another group. `matched`: it has the same K. `same_value`: its true step
-    k says the same (True) or something else (False).
+    k says the same (True) or something else (False); with `values` [N, K], those are compared
+    instead of `Crowd.states`.
     """
     crowd, K = scene.crowd, scene.crowd.K.numpy()
+    values = crowd.states if values is None else values
     chosen = []
     for me, place, seed in zip(scene.own.tolist(), k.tolist(), seeds, strict=True):
         fits = (crowd.groups != crowd.groups[me]) & (crowd.worlds == crowd.worlds[me])
         fits &= (K[me] == K) if matched else (place < K)
         if same_value is not None:
-            said = crowd.states[:, place]
+            said = values[:, place]
             same = said == said[me]
             fits &= (said >= 0) & (said[me] >= 0) & (same if same_value else ~same)
         chosen.append(choose(np.flatnonzero(fits), seed))

@@ -17,7 +17,16 @@ from nfcot_model.sampling import Stream, noise_seed
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.thoughts import AnswerLogp
 
-__all__ = ["Base", "answered", "base_of", "compare", "intervene", "judged", "seeds_of"]
+__all__ = [
+    "Base",
+    "answered",
+    "as_placebo",
+    "base_of",
+    "compare",
+    "intervene",
+    "judged",
+    "seeds_of",
+]
 
 BATCH = 256
 
@@ -63,10 +72,10 @@ def intervene(
     `distance` (‖u~ - u‖), `answer`, `flipped` (another answer than the base's, word for word),
     `correct`, `base_correct`, `logp_change` (of the base answer, nats), `kl` (of the next-word
     distributions along the base answer, mean nats per word), `K_after`; the placebo's `flipped`,
-    `logp_change` and `kl` under the same names with `placebo_`: a push as far in a random
-    direction, in the same mode. Edits that cannot be done somewhere (no donor) have no row there.
-    Also the edited thought of each row, [rows, D]: with the stored trace, `k` and `mode` it is the
-    whole intervention.
+    `logp_change`, `kl` and `correct` under the same names with `placebo_`: a push as far in a
+    random direction, in the same mode. Edits that cannot be done somewhere (no donor) have no row
+    there. Also the edited thought of each row, [rows, D]: with the stored trace, `k` and `mode` it
+    is the whole intervention.
     """
     rows, k = scene.places().unbind(-1)
     frames: list[pd.DataFrame] = []
@@ -105,7 +114,7 @@ def _edit(
     frames = []
     for mode in modes:
         effect = compare(here, base, rows, edited(here, k, to, mode), sandbox)
-        control = compare(here, base, rows, edited(here, k, pushed, mode))
+        control = compare(here, base, rows, edited(here, k, pushed, mode), sandbox)
         columns = {
             "row": rows.numpy(),
             "k": k.numpy(),
@@ -114,12 +123,14 @@ def _edit(
             "seed": seeds,
             "distance": (to - u).norm(dim=-1).numpy(),
         }
-        frames.append(pd.DataFrame({**columns, **effect, **_as_placebo(control)}))
+        frames.append(pd.DataFrame({**columns, **effect, **as_placebo(control)}))
     return frames, [to] * len(modes)
 
 
-def _as_placebo(effect: dict[str, Any]) -> dict[str, Any]:
-    return {f"placebo_{name}": effect[name] for name in ("flipped", "logp_change", "kl")}
+def as_placebo(effect: dict[str, Any]) -> dict[str, Any]:
+    """The measures of an effect under the names that a placebo's have in a row."""
+    names = ("flipped", "logp_change", "kl", "correct")
+    return {f"placebo_{name}": effect[name] for name in names}
 
 
 def seeds_of(scene: Scene, k: Tensor, edit: str, seed: int) -> list[int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from analyses.causal.study import CausalResult
-from nfcot_model.files import replacing, write_json, write_text
+from analyses.causal.summary import EFFECTS
+from nfcot_model.files import content_hash, replacing, write_json, write_text
 from nfcot_model.terminal import jsonable
 from nfcot_model.traces.view import printable
 
@@ -48,12 +50,17 @@ def causal_markdown(
     plan = summary["plan"]
     parts = [
         f"# Are the thoughts of {summary['run']['name']} used?",
-        "\n".join(f"* **{t['task']}: {t['verdict']}** ({t['meaning']})" for t in summary["tasks"]),
+        "\n".join(
+            f"* **{printable(t['task'])}: {t['verdict']}** ({t['meaning']})"
+            for t in summary["tasks"]
+        ),
         f"Run `{summary['run']['hash']}`, checkpoint `{summary['checkpoint_hash']}`, tau"
         f" {summary['tau']:g}; seed {plan['seed']}, {summary['interventions']:,} interventions on"
         f" up to {plan['samples']} traces. Intervals are {summary['level']:.0%}, over problem"
-        " groups. Only traces whose own answer is right are counted where pass rates are.",
+        " groups. Only traces whose own answer is right are counted, but for influence and"
+        " mediation.",
         *(printable(note) for note in notes),
+        *(f"No trace of {printable(w)} was among the samples." for w in summary["not_sampled"]),
     ]
     for task in summary["tasks"]:
         parts += _task(task, summary["thresholds"], figures.get(task["task"], ()))
@@ -64,7 +71,7 @@ def causal_markdown(
 def _task(
     task: Mapping[str, Any], thresholds: Mapping[str, float], figures: Sequence[str]
 ) -> list[str]:
-    name = task["task"]
+    name = printable(task["task"])
     s = task["sufficiency"]
     rows = [
         ["sufficiency: donor's answer", interval(s["donor"]), f"≥ {thresholds['sufficiency']:g}"],
@@ -86,6 +93,7 @@ def _task(
         ],
         ["answer is read from thought", str(task["read_from"] or "–"), "direct drop ≥ necessity"],
         ["counterfactual following", interval(task["counterfactual_following"]), ""],
+        ["  without the last step", interval(task["counterfactual_middle"]), ""],
         ["  still the old answer", interval(task["counterfactual_own"]), ""],
         ["thoughts until the answer is settled", interval(task["commitment"]["mean_k"]), ""],
         ["  settled only by the last thought", interval(task["commitment"]["at_last_thought"]), ""],
@@ -95,6 +103,7 @@ def _task(
         f"## {name}: {task['verdict']}",
         f"{task['traces']} traces of {task['groups']} problem groups, {s['pairs']} transplanted"
         f" pairs; own answers right: {interval(task['solved'])}.",
+        *(f"* {printable(note)}" for note in task["notes"]),
         _table(["measure", "value", "threshold"], rows),
         f"### Each thought of {name}",
         "Replaced by an on-manifold thought that says something else (donor, swap_different_value,"
@@ -134,7 +143,9 @@ def _task(
                 "Δ log p of the base answer",
                 "placebo",
                 "KL / token",
+                "placebo",
                 "pass drop",
+                "placebo",
             ],
             [[e["edit"], e["mode"], str(e["n"]), *_measures(e)] for e in task["effects"]],
         ),
@@ -153,7 +164,9 @@ def _task(
                     "Δ log p of the base answer",
                     "placebo",
                     "KL / token",
+                    "placebo",
                     "pass drop",
+                    "placebo",
                 ],
                 [
                     [f"`{e['site']}`", e["edit"], e["mode"], str(e["n"]), *_measures(e)]
@@ -167,7 +180,15 @@ def _task(
             "A swap for a donor of another label value, restricted to a subspace; the share is that"
             " of the squared distance moved.",
             _table(
-                ["part", "n", "dimensions", "share", "flipped", "Δ log p of the base answer"],
+                [
+                    "part",
+                    "n",
+                    "dimensions",
+                    "share",
+                    "flipped",
+                    "Δ log p of the base answer",
+                    "of the whole",
+                ],
                 [
                     [
                         m["part"],
@@ -176,17 +197,24 @@ def _task(
                         interval(m["share"]),
                         interval(m["flipped"]),
                         interval(m["logp_change"]),
+                        "–" if m["of_whole"] is None else f"{m['of_whole']:.2f}",
                     ]
                     for m in task["mediation"]
                 ],
             ),
         ]
-    return [*parts, *(f"![{name}, {f}](figures/{name}-{f}.png)" for f in figures)]
+    return [*parts, *(f"![{f}](figures/{slug(name)}-{f}.png)" for f in figures)]
 
 
 def _measures(effect: Mapping[str, Any]) -> list[str]:
-    columns = ("flipped", "placebo_flipped", "logp_change", "placebo_logp_change", "kl", "dropped")
+    columns = [name for measure in EFFECTS for name in (measure, f"placebo_{measure}")]
     return [interval(effect[column]) for column in columns]
+
+
+def slug(task: str) -> str:
+    """A file name for a task, whose world may be called anything."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", task).strip("-") or "task"
+    return plain if plain == task else f"{plain}-{content_hash(task)[:6]}"
 
 
 def interval(estimate: Mapping[str, float | None]) -> str:
@@ -194,6 +222,8 @@ def interval(estimate: Mapping[str, float | None]) -> str:
     value, low, high = (estimate[name] for name in ("value", "low", "high"))
     if value is None:
         return "–"
+    if low is None:
+        return f"{value:.2f} (too few groups for an interval)"
     return f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
@@ -209,7 +239,7 @@ def _draw(summary: Mapping[str, Any], folder: Path) -> tuple[dict[str, list[str]
     names: list[tuple[Path, Any]] = []
     for task, figures in drawn.items():
         for name, figure in figures.items():
-            path = place / f"{task}-{name}.html"
+            path = place / f"{slug(task)}-{name}.html"
             write_text(path, figure.to_html(include_plotlyjs="cdn", full_html=True))
             names.append((path.with_suffix(".png"), figure))
     try:

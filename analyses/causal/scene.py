@@ -26,13 +26,15 @@ class Crowd:
     """The thoughts of a whole run: where donors and means come from.
 
     u [N, K, D], mask [N, K]; `problems` are what each trace is about, `solved` says whose own
-    answer was right.
+    answer was right. `slots` thoughts stand for one step; None when all of them together stand for
+    the whole reasoning, so that no thought has a step of its own.
     """
 
     u: Tensor
     mask: Tensor
     problems: Sequence[Problem]
     solved: Sequence[bool]
+    slots: int | None = 1
 
     @property
     def K(self) -> Tensor:
@@ -56,11 +58,14 @@ class Crowd:
 
     @cached_property
     def states(self) -> NDArray[np.int64]:
-        """A number per thing that a true step says, [N, K]; -1 where there is no such step."""
+        """A number per thing that a thought's true step says, [N, K]; -1 where that is not known.
+
+        Nor is it in a trace whose answer is wrong: what it thought need not be the true step.
+        """
         return self._numbered([[state_of(s) for s in p.steps] for p in self.problems])
 
     def labelled(self, label: str | None) -> NDArray[np.int64]:
-        """A number per value of a step label, [N, K]; -1 where a step has none.
+        """A number per value of a step label, [N, K]; -1 where there is none, as in `states`.
 
         None takes the first label that each problem's steps have.
         """
@@ -74,8 +79,12 @@ class Crowd:
     def _numbered(self, rows: Sequence[Sequence[str | None]]) -> NDArray[np.int64]:
         numbers: dict[str, int] = {}
         out = np.full(self.mask.shape, -1)
-        for i, row in enumerate(rows):
-            for k, value in enumerate(row[: out.shape[1]]):
+        if self.slots is None:
+            return out
+        for i in np.flatnonzero(self.solved):
+            said = rows[int(i)]
+            for k in range(min(int(self.K[i]), self.slots * len(said))):
+                value = said[k // self.slots]
                 if value is not None:
                     out[i, k] = numbers.setdefault(value, len(numbers))
         return out

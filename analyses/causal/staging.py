@@ -43,7 +43,8 @@ def crowd_of(run: Run, reasoner: NFCoTReasoner, problems: Sequence[Problem] | No
     mask = torch.arange(int(K.max())) < K[:, None]
     u = torch.zeros(*mask.shape, run.D)
     u[mask] = torch.from_numpy(run.tensor("u"))
-    return Crowd(u, mask, asked, run.traces["correct"].tolist())
+    slots = reasoner.config["codec"]["slots"] if reasoner.variable_k else None
+    return Crowd(u, mask, asked, run.traces["correct"].tolist(), slots)
 
 
 def stage(run: Run, reasoner: NFCoTReasoner, crowd: Crowd, rows: Tensor) -> Scene:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from analyses.causal.edits import MODES, donors
-from analyses.causal.interventions import BATCH, Base, compare, seeds_of
+from analyses.causal.interventions import BATCH, Base, as_placebo, compare, seeds_of
 from analyses.causal.scene import Branch, Scene, set_scene
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner
@@ -55,14 +55,16 @@ class Wired:
 def wire(reasoner: NFCoTReasoner, sites: Sequence[str]) -> Wired:
     """A hooked copy of the reasoner; raises UserError for a site that cannot be edited."""
     from nfcot_model.hooks import hooked
+    from nfcot_model.hooks import sites as sites_of
 
     bridge = hooked(reasoner.model)
     bridge.check_names(sites)
-    for site in sites:
-        if not site.startswith("blocks."):
+    for site in sites_of(bridge, sites):
+        if not (site.name.startswith("blocks.") and site.per_thought):
             raise UserError(
-                f"--sites {site}: expected a site of a layer, such as blocks.0.hook_out or"
-                " blocks.0.attn.hook_v; thoughts themselves are edited by --edits"
+                f"--sites {site.name}: expected a site of a layer that has one row per position,"
+                " such as blocks.0.hook_out or blocks.0.attn.hook_v; thoughts themselves are edited"
+                " by --edits"
             )
     return Wired(
         NFCoTReasoner(bridge.original_model, reasoner.tokenizer, reasoner.checkpoint_hash), bridge
@@ -156,7 +158,7 @@ def intervene_on_states(
                         here, base, index, _edited(wired, here, at, site, to, mode), sandbox
                     )
                     control = compare(
-                        here, base, index, _edited(wired, here, at, site, pushed, mode)
+                        here, base, index, _edited(wired, here, at, site, pushed, mode), sandbox
                     )
                     frames.append(
                         pd.DataFrame(
@@ -169,7 +171,7 @@ def intervene_on_states(
                                 "seed": chosen,
                                 "distance": far[:, 0].numpy(),
                                 **effect,
-                                **{f"placebo_{n}": v for n, v in control.items()},
+                                **as_placebo(control),
                             }
                         )
                     )

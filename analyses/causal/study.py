@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from analyses.causal.edits import EDITS, MODES, edits_with
 from analyses.causal.influence import influences
 from analyses.causal.interventions import base_of, intervene
-from analyses.causal.mediation import mediations
+from analyses.causal.mediation import Spaces, mediations, probe_spaces
 from analyses.causal.scene import Scene
 from analyses.causal.staging import crowd_of, stage
 from analyses.causal.states import Wired, intervene_on_states, wire
@@ -27,7 +27,8 @@ from nfcot_model.files import content_hash, read_json_object, replacing, write_j
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.traces import Run
-from nfcot_model.worlds import WORLDS, Problem
+from nfcot_model.worlds import Problem
+from nfcot_model.worlds.problem import problem_set_hash
 
 __all__ = ["TABLES", "CausalResult", "Plan", "causal_study"]
 
@@ -94,21 +95,24 @@ def causal_study(
     crowd = crowd_of(run, reasoner, problems)
     _check_label(crowd.problems, plan.label)
     wired = wire(reasoner, plan.sites) if plan.sites else None
+    spaces = probe_spaces(crowd, plan.label)
     order = torch.randperm(len(crowd.problems), generator=torch.Generator().manual_seed(plan.seed))
     identity = {
         "format_version": FORMAT_VERSION,
         "run": run.hash,
         "checkpoint_hash": reasoner.checkpoint_hash,
-        "plan": asdict(plan),
+        "problems": problem_set_hash(crowd.problems),
+        # More samples go on from fewer: they are the beginning of the same shuffle.
+        "plan": {**asdict(plan), "samples": None},
     }
     _claim(out, content_hash(_plain(identity)))
     rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
     with Sandbox() as sandbox:
         for number, block in enumerate(order[: plan.samples].split(BLOCK)):
-            done = _stored(out, number)
+            done = _stored(out, number, len(block))
             if done is None:
                 scene = stage(run, reasoner, crowd, block)
-                done, values = _block(scene, plan, sandbox, wired)
+                done, values = _block(scene, plan, sandbox, wired, spaces)
                 _name(done, run, block)
                 _store(out, number, done, values)
             for name in TABLES:
@@ -127,13 +131,11 @@ def _check_label(problems: Sequence[Problem], label: str | None) -> None:
 
 
 def _block(
-    scene: Scene, plan: Plan, sandbox: Sandbox, wired: Wired | None
+    scene: Scene, plan: Plan, sandbox: Sandbox, wired: Wired | None, spaces: Spaces
 ) -> tuple[dict[str, pd.DataFrame], torch.Tensor]:
     base = base_of(scene, sandbox)
     known = edits_with(plan.label)
     edits = {name: known[name] for name in plan.edits}
-    by_steps = scene.reasoner.variable_k
-    invented = by_steps and all(problem.world in WORLDS for problem in scene.problems)
     single, values = intervene(scene, base, sandbox, plan.seed, edits, plan.modes)
     states = pd.DataFrame()
     if wired is not None:
@@ -145,9 +147,11 @@ def _block(
         "single": single,
         "moved": transplants(scene, base, sandbox, plan.seed),
         "early": early_answers(scene, base, sandbox),
-        "told": counterfactuals(scene, base, sandbox, plan.seed) if invented else pd.DataFrame(),
+        "told": counterfactuals(scene, base, sandbox, plan.seed)
+        if scene.reasoner.variable_k
+        else pd.DataFrame(),
         "influence": influences(scene, plan.seed),
-        "mediated": mediations(scene, base, plan.label, plan.seed),
+        "mediated": mediations(scene, base, spaces, plan.seed),
         "states": states,
     }, values
 
@@ -182,7 +186,7 @@ def _summary(
             name: frame[frame["world"] == task] if len(frame) else frame
             for name, frame in tables.items()
         }
-        tasks.append(task_summary(task, mine, thresholds))
+        tasks.append(task_summary(task, mine, thresholds, plan.edits))
     return {
         "format_version": FORMAT_VERSION,
         "run": {"name": run.name, "hash": run.hash},
@@ -193,6 +197,7 @@ def _summary(
         "thresholds": thresholds.to_dict(),
         "interventions": int(sum(len(tables[name]) for name in TABLES)),
         "tasks": tasks,
+        "not_sampled": sorted(set(run.traces["world"]) - {task["task"] for task in tasks}),
     }
 
 
@@ -218,7 +223,7 @@ def _claim(out: Path, identity: str) -> None:
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is not empty and holds no causal study; choose another -o")
-    (out / "rows").mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     write_json(path, {"identity": identity})
 
 
@@ -226,18 +231,20 @@ def _files(out: Path, number: int) -> dict[str, Path]:
     return {name: out / "rows" / f"{number:05d}-{name}.parquet" for name in TABLES}
 
 
-def _stored(out: Path, number: int) -> dict[str, pd.DataFrame] | None:
-    """The tables of a finished block; None when it is to be done (again)."""
+def _stored(out: Path, number: int, traces: int) -> dict[str, pd.DataFrame] | None:
+    """The tables of a finished block of so many traces; None when it is to be done (again)."""
     values = out / "rows" / f"{number:05d}-values.safetensors"
     try:
         tables = {name: pd.read_parquet(path) for name, path in _files(out, number).items()}
         kept = load_file(values)["u"]
     except (OSError, ValueError, KeyError, SafetensorError):
         return None
-    return tables if len(kept) == len(tables["single"]) else None
+    whole = len(kept) == len(tables["single"]) and tables["early"]["row"].nunique() == traces
+    return tables if whole else None
 
 
 def _store(out: Path, number: int, frames: dict[str, pd.DataFrame], values: torch.Tensor) -> None:
+    (out / "rows").mkdir(exist_ok=True)
     for name, path in _files(out, number).items():
         with replacing(path) as temporary:
             frames[name].to_parquet(temporary, index=False, compression="zstd")

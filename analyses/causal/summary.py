@@ -18,20 +18,23 @@ __all__ = ["ON_MANIFOLD", "means_of", "task_summary"]
 ON_MANIFOLD = ("donor", "swap_different_value", "decode_edit_encode")
 # A cell of fewer problem groups decides nothing.
 MIN_GROUPS = 5
-EFFECTS = ("flipped", "logp_change", "kl")
+EFFECTS = ("flipped", "logp_change", "kl", "dropped")
 
 
 def means_of(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, Estimate]:
     """The means of columns with 95 % intervals over problem groups (column `group`).
 
     Where a column of yes and no (or of their differences) never varies, resampling cannot show how
-    unsure it is: the interval is then Wilson's for as many trials as there are groups.
+    unsure it is: the interval is then Wilson's for as many trials as there are groups. Fewer than
+    five groups have no interval.
     """
     if not len(frame):
         return {column: Estimate(math.nan, math.nan, math.nan) for column in columns}
     values = {column: frame[column].to_numpy(dtype=float) for column in columns}
     groups = frame["group"].to_numpy(dtype=object)
     found = cluster_means(values, groups)
+    if len(set(groups)) < MIN_GROUPS:
+        return {name: Estimate(e.value, math.nan, math.nan) for name, e in found.items()}
     for column, value in values.items():
         level = value[0]
         if (value == level).all() and level in (-1.0, 0.0, 1.0):
@@ -43,7 +46,10 @@ def means_of(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, Estimate]
 
 
 def task_summary(
-    task: str, tables: Mapping[str, pd.DataFrame], thresholds: Thresholds
+    task: str,
+    tables: Mapping[str, pd.DataFrame],
+    thresholds: Thresholds,
+    edits: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything about one task, as it stands in the report.
 
@@ -51,7 +57,8 @@ def task_summary(
     `states`), each with the columns `group`, `row` and, where it has `k`, `back` (k - K). Necessity
     is the largest drop of the pass rate of solved traces over thoughts and modes, so its interval
     is that of a chosen cell. The effect is the share of answers changed by on-manifold edits, all
-    thoughts together, or by whole transplants, whichever is larger.
+    thoughts together, or by whole transplants, whichever is larger. `notes` say what is missing:
+    `edits` that could not be made, measures without which there is no verdict, close calls.
     """
     single, moved = _solved(tables["single"]), tables["moved"]
     whole = moved[moved["part"] == "all"] if len(moved) else moved
@@ -68,13 +75,23 @@ def task_summary(
     said = verdict(follows["donor"], follows["prompt"], necessity, effect, thresholds)
     told = tables["told"]
     following = means_of(told, ("implied", "own"))
+    middle = told[told["back"] < -1] if len(told) else told
+    early = tables["early"]
+    solved = early[early["base_correct"].astype(bool)]
+    measured = {
+        "sufficiency": follows["donor"],
+        "selectivity": follows["prompt"],
+        "necessity": necessity,
+        "inert": effect,
+    }
     return {
         "task": task,
         "verdict": said,
         "meaning": VERDICTS[said],
-        "traces": int(tables["early"]["row"].nunique()),
-        "groups": int(tables["early"]["group"].nunique()),
-        "solved": means_of(_first(tables["early"]), ("base_correct",))["base_correct"].to_dict(),
+        "notes": [*_not_done(single, edits), *_unsure(measured, thresholds)],
+        "traces": int(early["row"].nunique()),
+        "groups": int(early["group"].nunique()),
+        "solved": means_of(_first(early), ("base_correct",))["base_correct"].to_dict(),
         "sufficiency": {
             **{name: follows[name].to_dict() for name in ("donor", "prompt", "neither")},
             "pairs": len(whole),
@@ -99,11 +116,12 @@ def task_summary(
                 **_plain(means_of(frame, ("same", "correct"))),
             }
             for (missing,), frame in _by(
-                tables["early"].assign(missing=lambda f: f["K"] - f["k"]), ["missing"]
+                solved.assign(missing=lambda f: f["K"] - f["k"]), ["missing"]
             )
         ],
-        "commitment": _commitment(tables["early"]),
+        "commitment": _commitment(solved),
         "counterfactual_following": following["implied"].to_dict(),
+        "counterfactual_middle": means_of(middle, ("implied",))["implied"].to_dict(),
         "counterfactual_own": following["own"].to_dict(),
         "counterfactuals": [
             {
@@ -127,6 +145,7 @@ def task_summary(
                 "part": part,
                 "n": len(frame),
                 **_plain(means_of(frame, ("flipped", "logp_change", "share", "dimensions"))),
+                "of_whole": _of_whole(frame, tables["mediated"]),
             }
             for (part,), frame in _by(tables["mediated"], ["part"])
         ],
@@ -169,13 +188,17 @@ def _read_from(real: pd.DataFrame, necessity: float) -> int | None:
     threshold.
     """
     direct = real[real["mode"] == "direct"] if len(real) else real
-    drops = {int(back): float(frame["dropped"].mean()) for (back,), frame in _by(direct, ["back"])}
-    most = max(drops, key=lambda back: drops[back], default=None)
+    drops = {
+        int(back): float(frame["dropped"].mean())
+        for (back,), frame in _by(direct, ["back"])
+        if frame["group"].nunique() >= MIN_GROUPS
+    }
+    most = max(drops, key=lambda back: (drops[back], back), default=None)
     return most if most is not None and drops[most] >= necessity else None
 
 
 def _effect(name: Sequence[Any], frame: pd.DataFrame) -> dict[str, Any]:
-    columns = [*EFFECTS, *(f"placebo_{c}" for c in EFFECTS), "dropped", "excess"]
+    columns = [*EFFECTS, *(f"placebo_{c}" for c in EFFECTS), "excess"]
     return {
         "edit": name[0],
         "mode": name[1],
@@ -190,11 +213,54 @@ def _solved(frame: pd.DataFrame) -> pd.DataFrame:
         return frame
     return frame[frame["base_correct"].astype(bool)].assign(
         dropped=lambda f: ~f["correct"].astype(bool),
+        placebo_dropped=lambda f: ~f["placebo_correct"].astype(bool),
         excess=lambda f: f["flipped"].astype(float) - f["placebo_flipped"].astype(float),
     )
 
 
+def _not_done(single: pd.DataFrame, edits: Sequence[str]) -> list[str]:
+    """Which edits could not be made, or not everywhere?"""
+    if not len(single):
+        return ["no trace's own answer is right: nothing about edits is counted"]
+    places = single[["row", "k"]].drop_duplicates().shape[0]
+    notes = []
+    for edit in edits:
+        done = single[single["edit"] == edit][["row", "k"]].drop_duplicates().shape[0]
+        if done < places:
+            notes.append(
+                f"{edit}: made at {done} of {places} thoughts (elsewhere there is no donor, label"
+                " or step for it)"
+            )
+    return notes
+
+
+def _unsure(measured: Mapping[str, Estimate], thresholds: Thresholds) -> list[str]:
+    """Which measures are missing, and which are closer to their threshold than is sure?"""
+    notes = []
+    for name, estimate in measured.items():
+        limit = thresholds.to_dict()[name]
+        what = "effect of edits" if name == "inert" else name
+        if math.isnan(estimate.value):
+            notes.append(
+                f"{what} is not measured: no solved trace with a fitting donor in"
+                f" {MIN_GROUPS} groups, or no such edit was asked for"
+            )
+        elif estimate.low < limit < estimate.high:
+            notes.append(f"close call: the interval of {what} holds its threshold {limit:g}")
+    return notes
+
+
+def _of_whole(part: pd.DataFrame, mediated: pd.DataFrame) -> float | None:
+    """Which fraction of the whole swap's change of log-probability does a part make?"""
+    whole = mediated[mediated["part"] == "all"]["logp_change"].mean()
+    return float(part["logp_change"].mean() / whole) if whole else None
+
+
 def _commitment(early: pd.DataFrame) -> dict[str, Any]:
+    if not len(early):
+        nothing = Estimate(math.nan, math.nan, math.nan).to_dict()
+        names = ("mean_k", "at_last_thought", "by_first_thought", "before_any_thought")
+        return {"median_k": None, **dict.fromkeys(names, nothing)}
     settled = commitment(early).rename("settled").reset_index()
     frame = settled.merge(early.groupby("row")[["K", "group"]].first().reset_index(), on="row")
     frame["at_last"] = frame["settled"] == frame["K"]

@@ -12,6 +12,7 @@ import torch
 from analyses.causal.edits import choose, decode_edit_encode, told_otherwise
 from analyses.causal.interventions import Base, answered, judged, seeds_of
 from analyses.causal.scene import Scene
+from nfcot_model.errors import UserError
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.worlds import Problem, what_if
 
@@ -58,7 +59,7 @@ def transplants(scene: Scene, base: Base, sandbox: Sandbox, seed: int = 0) -> pd
                 {
                     "row": index[possible].numpy(),
                     "part": part,
-                    "k": -1 if k is None else k,
+                    "k": 0 if k is None else k,
                     "K": some.thoughts.K.numpy(),
                     "answer": answers,
                     "donor": follows,
@@ -114,7 +115,8 @@ def counterfactuals(
     (one that occurs at that step elsewhere in the run), goes back through codec and flow, and the
     thoughts after it are thought again. `implied`: the answer passes the tests that the world's
     own interpreter derives from the new state; `own`: it still passes the old ones. Only cases
-    where the two differ are kept. Needs problems of a built-in world and a codec by steps.
+    where the two differ are kept. Problems whose world has no interpreter, or whose prompt it
+    cannot read, have no rows. Needs a codec by steps.
     """
     frames = []
     slots = scene.reasoner.config["codec"]["slots"]
@@ -177,7 +179,10 @@ def _another_state(scene: Scene, i: int, step: int, seed: int) -> tuple[str, Pro
     if told is None:
         return None
     problem = scene.problems[i]
-    implied = what_if(problem, step, told)
+    try:
+        implied = what_if(problem, step, told)
+    except UserError:
+        return None
     return (told, implied) if implied.check != problem.check else None
 
 

@@ -16,9 +16,9 @@ VERDICTS = {
     "necessary+sufficient": "thoughts decide the answer, and the answer needs them",
     "necessary": "the answer needs the thoughts, but they alone do not decide it",
     "sufficient": "thoughts decide the answer when they are given, but it can do without one",
-    "decodable-only": "thoughts change some answers, too few for either claim",
+    "decodable-only": "thoughts change some answers, too few to call them necessary or sufficient",
     "inert": "no edit changes answers: monitoring claims on this task are void",
-    "undetermined": "too few solved traces with donors to say more",
+    "undetermined": "not enough was measured to say",
 }
 
 

@@ -19,6 +19,8 @@ def causal_view(summary: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = []
     for task in summary["tasks"]:
         parts += [_verdict(task, summary["thresholds"]), _thoughts(task), _edits(task)]
+        parts += [f"[dim]{escape(note)}[/]" for note in task["notes"]]
+    parts += [f"[dim]no trace of {escape(w)} was sampled[/]" for w in summary["not_sampled"]]
     return Group(*parts)
 
 
@@ -32,6 +34,7 @@ def _verdict(task: Mapping[str, Any], thresholds: Mapping[str, float]) -> Table:
         ("largest drop of pass@1", task["necessity"], f"necessary ≥ {thresholds['necessity']:g}"),
         ("on-manifold edits change", task["effect"], f"inert: high ≤ {thresholds['inert']:g}"),
         ("told otherwise: implied answer", task["counterfactual_following"], ""),
+        ("  not at the last step", task["counterfactual_middle"], ""),
         ("settled only by the last thought", task["commitment"]["at_last_thought"], ""),
         ("settled before any thought", task["commitment"]["before_any_thought"], ""),
     ):

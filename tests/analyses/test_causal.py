@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,7 +21,8 @@ from analyses.causal.edits import (
 )
 from analyses.causal.influence import influence, influences
 from analyses.causal.interventions import answered, base_of, compare, intervene
-from analyses.causal.mediation import mediations, probe_subspace
+from analyses.causal.mediation import mediations, probe_spaces, probe_subspace
+from analyses.causal.report import causal_markdown, slug
 from analyses.causal.scene import Crowd, Scene, set_scene, state_of
 from analyses.causal.states import STATE_EDITS, _seen, intervene_on_states, wire
 from analyses.causal.study import Plan, causal_study
@@ -143,6 +146,21 @@ def test_donors_are_of_another_group_and_of_the_asked_value(scene: Scene) -> Non
         assert found > 3, name
 
 
+def test_what_a_thought_says_goes_by_slots_and_by_solved_traces(scene: Scene) -> None:
+    one = scene.crowd
+    two = Crowd(one.u, one.mask, one.problems, one.solved, slots=2)
+    paired = one.K.numpy() >= 2
+    assert paired.sum() > 10
+    assert (two.states[paired, 1] == two.states[paired, 0]).all()
+    assert (two.states[paired, 0] >= 0).all()
+    assert (one.states[paired, 1] != one.states[paired, 0]).any()
+    whole = Crowd(one.u, one.mask, one.problems, one.solved, slots=None)
+    assert (whole.states == -1).all()
+    wrong = Crowd(one.u, one.mask, one.problems, [i > 0 for i in range(N)])
+    assert (wrong.states[0] == -1).all()
+    assert (wrong.states[1:] >= 0).any(1).all()
+
+
 def test_a_step_told_differently_goes_through_codec_and_flow(scene: Scene) -> None:
     told = decode_edit_encode(scene, firsts(scene), ["#1 4x+7"] * N)
     assert told.u.shape == scene.thoughts.u.shape
@@ -255,16 +273,17 @@ def test_parts_of_a_swap_add_up(scene: Scene) -> None:
     few = scene.rows(torch.arange(6))
     with Sandbox() as sandbox:
         base = base_of(few, sandbox)
-        rows = mediations(few, base, "operation")
+        rows = mediations(few, base, probe_spaces(few.crowd, "operation"))
         told = counterfactuals(few, base, sandbox)
         moved = transplants(few, base, sandbox)
     shares = rows.pivot_table(index=["row", "k"], columns="part", values="share")
     assert len(shares)
     assert np.allclose(shares["all"], 1, atol=1e-5)
     assert np.allclose(shares["probe"] + shares["rest"], 1, atol=1e-4)
-    assert ((shares["random"] > 0) & (shares["random"] < 1)).all()
+    assert np.allclose(shares["random"], shares["probe"], atol=1e-4)  # equally far
     sizes = rows.pivot_table(index=["row", "k"], columns="part", values="dimensions")
     assert (sizes["probe"] == sizes["random"]).all()
+    assert (sizes["probe"] + sizes["rest"] == few.reasoner.D).all()
     # A random model solves nothing, and only solved traces are transplanted or told otherwise.
     assert not len(told)
     assert not len(moved)
@@ -316,7 +335,40 @@ def test_a_study_resumes_where_it_was_stopped(traced: tuple, tmp_path) -> None:
     assert kept.shape[1] == reasoner.D
     task = whole.summary["tasks"][0]
     assert task["verdict"] == "undetermined"  # nothing is solved by a random model
-    assert task["early_decision"][0]["same"]["value"] == 1.0
+    assert "no trace's own answer is right" in task["notes"][0]
+    assert task["early_decision"] == []
+
+
+def test_more_samples_go_on_from_fewer(traced: tuple, tmp_path) -> None:
+    reasoner, run = traced
+    plan = Plan(samples=34, edits=("resample",))
+    causal_study(run, run.problems(), reasoner, tmp_path, plan)
+    kept = (tmp_path / "rows" / "00000-single.parquet").stat().st_mtime_ns
+    more = causal_study(run, run.problems(), reasoner, tmp_path, replace(plan, samples=40))
+    assert (tmp_path / "rows" / "00000-single.parquet").stat().st_mtime_ns == kept
+    assert more.tables["early"]["row"].nunique() == 40
+    # The same traces asked about other problems are another study.
+    others = [p.model_copy(update={"group": "one"}) for p in run.problems()]
+    with pytest.raises(UserError, match="holds another causal study"):
+        causal_study(run, others, reasoner, tmp_path, plan)
+
+
+def test_worlds_may_be_called_anything(tmp_path) -> None:
+    reasoner = brief_reasoner()
+    ours = make_world("digits", "test", 1, 6, (2, 3))
+    theirs = [
+        p.model_copy(update={"world": "../my [red]|world", "id": f"mine{i}", "step_labels": []})
+        for i, p in enumerate(make_world("digits", "test", 2, 6, (2, 3)))
+    ]
+    collect(reasoner, [*ours, *theirs], tmp_path / "run")
+    run = read_run(tmp_path / "run")
+    plan = Plan(edits=("donor", "steer"))
+    result = causal_study(run, run.problems(), reasoner, tmp_path / "report", plan)
+    assert [task["task"] for task in result.summary["tasks"]] == ["../my [red]|world", "digits"]
+    page = causal_markdown(result.summary)
+    assert "my [red]" in page
+    assert "/" not in slug("../my [red]|world")
+    assert slug("digits") == "digits"
 
 
 def test_a_study_refuses_what_does_not_belong_to_the_run(traced: tuple, tmp_path) -> None:
@@ -391,12 +443,15 @@ def test_intervals_cover_at_the_nominal_rate() -> None:
 
 def test_what_never_varies_is_not_certain() -> None:
     frame = pd.DataFrame(
-        {"flipped": [False] * 40, "excess": [0.0] * 40, "group": list("abcd") * 10}
+        {"flipped": [False] * 40, "excess": [0.0] * 40, "group": list("abcde") * 8}
     )
     found = means_of(frame, ("flipped", "excess"))
     assert found["flipped"].low == 0
-    assert found["flipped"].high == pytest.approx(wilson(0, 4)[1])
-    assert (found["excess"].low, found["excess"].high) == (-wilson(0, 4)[1], wilson(0, 4)[1])
+    assert found["flipped"].high == pytest.approx(wilson(0, 5)[1])
+    assert (found["excess"].low, found["excess"].high) == (-wilson(0, 5)[1], wilson(0, 5)[1])
+    few = means_of(frame[frame["group"] < "d"], ("flipped",))["flipped"]
+    assert few.value == 0
+    assert np.isnan(few.high)
 
 
 def test_means_by_group_are_the_cluster_bootstrap() -> None:
