@@ -10,7 +10,6 @@ problem groups. Exit code 1 when a verdict or a time of decision is not the true
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 from analyses.causal.study import Plan, causal_study
 from analyses.organisms import ORGANISMS, organism, organism_problems
 from nfcot_model.reasoners import load_reasoner
+from nfcot_model.terminal import emit_json
 from nfcot_model.traces import collect, read_run
 from probes.fit import fit_probe
 
@@ -108,7 +108,10 @@ def main() -> int:
     for name in options.names:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(measure(name, options.n, options.seed, options.tau, Path(folder)))
-    sys.stdout.write((json.dumps(rows, indent=2) if options.json else table(rows)) + "\n")
+    if options.json:
+        emit_json(rows)
+    else:
+        sys.stdout.write(table(rows) + "\n")
     return 0 if all(row["true"] for row in rows) else 1
 
 
