@@ -91,7 +91,11 @@ def _task(
             interval(task["effect"]),
             f"inert: high ≤ {thresholds['inert']:g}",
         ],
-        ["answer is read from thought", str(task["read_from"] or "–"), "direct drop ≥ necessity"],
+        [
+            "answer is read from thought",
+            "–" if task["read_from"] is None else str(task["read_from"]),
+            "direct drop ≥ necessity",
+        ],
         ["counterfactual following", interval(task["counterfactual_following"]), ""],
         ["  without the last step", interval(task["counterfactual_middle"]), ""],
         ["  still the old answer", interval(task["counterfactual_own"]), ""],
@@ -109,28 +113,11 @@ def _task(
         "Replaced by an on-manifold thought that says something else (donor, swap_different_value,"
         " decode_edit_encode): drop of the pass rate. Resampled: a fresh draw given its prefix."
         " Same value: swapped for another problem's thought with the same state.",
-        _table(
-            [
-                "k",
-                "traces",
-                "direct",
-                "total",
-                "beyond placebo",
-                "resampled flips",
-                "same value flips",
-            ],
-            [
-                [
-                    str(t["k"]),
-                    str(t["n"]),
-                    interval(t["necessity_direct"]),
-                    interval(t["necessity_total"]),
-                    interval(t["beyond_placebo"]),
-                    interval(t["resampling_importance"]),
-                    interval(t["same_value_flipped"]),
-                ]
-                for t in task["thoughts"]
-            ],
+        _thought_table("k from the end", task["thoughts"]),
+        *(
+            [_thought_table("k from the start", task["thoughts_from_start"])]
+            if task["thoughts"] and task["thoughts"][0]["n"] != task["thoughts"][-1]["n"]
+            else []
         ),
         f"### Each edit of {name}",
         _table(
@@ -194,7 +181,7 @@ def _task(
                         m["part"],
                         str(m["n"]),
                         f"{m['dimensions']['value']:.1f}",
-                        interval(m["share"]),
+                        f"{m['share']['value']:.2f}",
                         interval(m["flipped"]),
                         interval(m["logp_change"]),
                         "–" if m["of_whole"] is None else f"{m['of_whole']:.2f}",
@@ -204,6 +191,29 @@ def _task(
             ),
         ]
     return [*parts, *(f"![{f}](figures/{slug(name)}-{f}.png)" for f in figures)]
+
+
+def _thought_table(count: str, thoughts: Sequence[Mapping[str, Any]]) -> str:
+    head = [
+        count,
+        "traces",
+        "direct",
+        "total",
+        "beyond placebo",
+        "resampled flips",
+        "same value flips",
+    ]
+    measures = (
+        "necessity_direct",
+        "necessity_total",
+        "beyond_placebo",
+        "resampling_importance",
+        "same_value_flipped",
+    )
+    return _table(
+        head,
+        [[str(t["k"]), str(t["n"]), *(interval(t[name]) for name in measures)] for t in thoughts],
+    )
 
 
 def _measures(effect: Mapping[str, Any]) -> list[str]:

@@ -37,7 +37,8 @@ def means_of(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, Estimate]
         return {name: Estimate(e.value, math.nan, math.nan) for name, e in found.items()}
     for column, value in values.items():
         level = value[0]
-        if (value == level).all() and level in (-1.0, 0.0, 1.0):
+        counted = frame[column].dtype == bool or column == "excess"
+        if counted and (value == level).all() and level in (-1.0, 0.0, 1.0):
             unseen = wilson(0, len(set(groups)))[1]
             least = -1.0 if column == "excess" else 0.0
             low, high = max(least, level - unseen), min(1.0, level + unseen)
@@ -99,11 +100,8 @@ def task_summary(
         "necessity": necessity.to_dict(),
         "read_from": _read_from(real, thresholds.necessity),
         "effect": effect.to_dict(),
-        "thoughts": [
-            _thought(single, int(back)) for back in sorted(set(single["back"]), reverse=True)
-        ]
-        if len(single)
-        else [],
+        "thoughts": _thoughts(single, "back"),
+        "thoughts_from_start": _thoughts(single, "k"),
         "effects": [_effect(name, frame) for name, frame in _by(single, ["edit", "mode"])],
         "parts": [
             {"part": part, "k": int(k), **_plain(means_of(frame, ("donor", "prompt", "neither")))}
@@ -158,9 +156,14 @@ def task_summary(
     }
 
 
-def _thought(single: pd.DataFrame, back: int) -> dict[str, Any]:
-    """One thought, counted from the end: -1 is the last. `low`, `high` are of the total effect."""
-    frame = single[single["back"] == back]
+def _thoughts(single: pd.DataFrame, count: str) -> list[dict[str, Any]]:
+    """Each thought, counted from the end (`back`: -1 is the last) or from the start (`k`)."""
+    places = sorted(set(single[count]), key=abs) if len(single) else []
+    return [_thought(single[single[count] == place], int(place)) for place in places]
+
+
+def _thought(frame: pd.DataFrame, place: int) -> dict[str, Any]:
+    """The thoughts at one place. `low` and `high` are those of the total effect."""
     real = frame[frame["edit"].isin(ON_MANIFOLD)]
     direct, total = (
         means_of(real[real["mode"] == mode], ("dropped",))["dropped"]
@@ -169,7 +172,7 @@ def _thought(single: pd.DataFrame, back: int) -> dict[str, Any]:
     fresh = frame[(frame["edit"] == "resample") & (frame["mode"] == "total")]
     same = frame[frame["edit"] == "swap_same_value"]
     return {
-        "k": back,
+        "k": place,
         "n": int(frame["row"].nunique()),
         "necessity_direct": direct.to_dict(),
         "necessity_total": total.to_dict(),
@@ -182,19 +185,22 @@ def _thought(single: pd.DataFrame, back: int) -> dict[str, Any]:
 
 
 def _read_from(real: pd.DataFrame, necessity: float) -> int | None:
-    """From which thought is the answer read? The one (from the end) whose edit alone drops it most.
+    """From which thought is the answer read? The one whose edits alone cost most right answers.
 
-    Later thoughts are frozen, so that nothing else changes. None where no thought reaches the
-    threshold.
+    Counted from the end (-1 is the last) or from the start (0 is the first), whichever place costs
+    more. Later thoughts are frozen, so that nothing else changes. None where the drop of the pass
+    rate there does not reach the threshold.
     """
     direct = real[real["mode"] == "direct"] if len(real) else real
-    drops = {
-        int(back): float(frame["dropped"].mean())
-        for (back,), frame in _by(direct, ["back"])
+    found = {
+        int(place): (int(frame["dropped"].sum()), float(frame["dropped"].mean()))
+        for count in ("back", "k")
+        for (place,), frame in _by(direct, [count])
         if frame["group"].nunique() >= MIN_GROUPS
     }
-    most = max(drops, key=lambda back: (drops[back], back), default=None)
-    return most if most is not None and drops[most] >= necessity else None
+    # Between equals the end, and the place nearer to it.
+    most = max(found, key=lambda place: (found[place][0], place < 0, place), default=None)
+    return most if most is not None and found[most][1] >= necessity else None
 
 
 def _effect(name: Sequence[Any], frame: pd.DataFrame) -> dict[str, Any]:

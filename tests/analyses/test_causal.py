@@ -26,7 +26,7 @@ from analyses.causal.report import causal_markdown, slug
 from analyses.causal.scene import Crowd, Scene, set_scene, state_of
 from analyses.causal.states import STATE_EDITS, _seen, intervene_on_states, wire
 from analyses.causal.study import Plan, causal_study
-from analyses.causal.summary import means_of
+from analyses.causal.summary import _read_from, means_of
 from analyses.causal.trajectories import counterfactuals, early_answers, transplants
 from analyses.causal.verdict import Thresholds, commitment, verdict
 from nfcot_model.errors import UserError
@@ -399,6 +399,25 @@ def test_commitment_is_where_the_answer_stays() -> None:
         [{"row": r, "k": k, "same": bool(s)} for r, row in same.items() for k, s in enumerate(row)]
     )
     assert commitment(early).to_dict() == {0: 3, 1: 4, 2: 0}
+
+
+@pytest.mark.parametrize(("carrier", "place"), [("last", -1), ("first", 0)])
+def test_the_thought_that_is_read_is_found_from_either_end(carrier: str, place: int) -> None:
+    rows = [
+        {
+            "group": str(i),
+            "mode": "direct",
+            "k": k,
+            "back": k - K,
+            "dropped": k == (K - 1 if carrier == "last" else 0),
+        }
+        for i in range(40)
+        for K in (3 + i % 2,)
+        for k in range(K)
+    ]
+    assert _read_from(pd.DataFrame(rows), 0.5) == place
+    assert _read_from(pd.DataFrame(rows).assign(dropped=False), 0.5) is None
+    assert _read_from(pd.DataFrame(rows).query("group < '12'"), 0.5) is None  # four groups
 
 
 def estimate(value: float, spread: float = 0.01) -> Estimate:
