@@ -64,7 +64,9 @@ def lens(
     if trace is not None and n is not None:
         raise UserError("-n: one trace is looked at with --trace; give one of the two")
     plan = Plan(
-        lenses=None if lenses is None else tuple(filter(None, lenses.split(","))),
+        lenses=None
+        if lenses is None
+        else tuple(part.strip() for part in lenses.split(",") if part.strip()),
         layers=None if layers is None else _whole_numbers(layers),
         top=top,
         n=200 if n is None else n,

@@ -55,7 +55,11 @@ def read_run_through(
     readings = read(run, reasoner, plan, np.sort(order[: plan.n]), progress)
     summary = readings.identity | {
         "asked": asked(run, plan),
-        "population": _population(readings.thoughts, reasoner.variable_k),
+        "population": _population(readings.thoughts, reasoner.variable_k)
+        | {
+            "traces_without_thoughts": min(plan.n, len(order))
+            - readings.thoughts["trace"].nunique()
+        },
         "measures": measured(readings.thoughts, readings.values, plan.seed),
         "notes": readings.notes + _missing_truth(readings.thoughts, reasoner.variable_k),
         "not_shown": NOT_SHOWN,

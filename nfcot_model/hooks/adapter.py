@@ -41,8 +41,10 @@ def nfcot_adapter(cfg: Any) -> ArchitectureAdapter:
     """The adapter of the backbone, moved to its place in our model, with our parts beside it.
 
     `cfg.original_architecture` names the backbone's class. Raises ValueError when TransformerLens
-    has no adapter for it.
+    has no adapter for it, and for a configuration that `nfcot_model.hooks.hooked` did not make.
     """
+    if getattr(cfg, "original_architecture", None) is None:
+        raise ValueError("an NF-CoT model is hooked by nfcot_model.hooks.hooked(model)")
     cfg.architecture = cfg.original_architecture
     backbone = ArchitectureAdapterFactory.select_architecture_adapter(cfg)
     prepare = backbone.prepare_model

@@ -43,17 +43,28 @@ class ThoughtBridge(TransformerBridge):
     thinks, answers and scores under hooks.
     """
 
-    def run_with_cache(self, input: Any, *args: Any, **kwargs: Any) -> Any:
+    def run_with_cache(
+        self,
+        input: Any,
+        return_cache_object: bool = True,
+        remove_batch_dim: bool = False,
+        names_filter: Any = None,
+        stop_at_layer: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """As TransformerLens's, but nothing is lost in silence.
 
         Raises UserError when a requested hook does not exist, does not fire or fires more than
-        once, and for `stop_at_layer` on a key-value cache. Cached tensors are copies; under the
-        names asked for only; a key-value cache that is given stays as it was.
+        once, for a filter whose hooks all stay silent, and for `stop_at_layer` on a cache of keys.
+        Cached tensors are copies; under the names asked for only; a key-value cache that is given
+        stays as it was.
         """
+        kwargs |= {"names_filter": names_filter, "stop_at_layer": stop_at_layer}
+        kwargs |= {"remove_batch_dim": remove_batch_dim}
         _refuse_ragged(kwargs)
         if kwargs.get("past_key_values") is not None:
             kwargs["past_key_values"] = _copy_of(kwargs["past_key_values"])
-        names = kwargs.get("names_filter")
+        names = names_filter
         if names is None or callable(names):
             wanted = [n for n in self.hook_dict if self.open(n) and (names is None or names(n))]
         else:
@@ -66,7 +77,11 @@ class ThoughtBridge(TransformerBridge):
 
         points = {str(self.hook_dict[name].name) for name in wanted}
         with self.hooks(fwd_hooks=[(point, counting) for point in points]):
-            out, cache = super().run_with_cache(input, *args, **kwargs)
+            out, cache = super().run_with_cache(input, return_cache_object, **kwargs)
+        if callable(names) and not count:
+            raise UserError(
+                f"names_filter: none of its {len(wanted)} hooks fires in this pass ({wanted[0]} …)"
+            )
         self._check_fired(wanted if isinstance(names, str | list | tuple) else [], count)
         tensors = cache.cache_dict if isinstance(cache, ActivationCache) else cache
         copies = {
@@ -77,6 +92,38 @@ class ThoughtBridge(TransformerBridge):
         if not isinstance(cache, ActivationCache):
             return out, copies
         return out, ThoughtCache(copies, self, has_batch_dim=cache.has_batch_dim)
+
+    def run_with_hooks(self, input: Any, fwd_hooks: Any = (), *args: Any, **kwargs: Any) -> Any:
+        """As TransformerLens's, but an edit that never happens is an error.
+
+        Raises UserError for a forward hook whose name does not exist or does not fire in this
+        pass, and for a filter of names that fits no hook that fires.
+        """
+        _refuse_ragged(kwargs)
+        asked: list[list[str]] = []
+        for name, _ in fwd_hooks:
+            if callable(name):
+                asked.append([n for n in self.hook_dict if self.open(n) and name(n)])
+                self.check_names(asked[-1])
+            else:
+                self.check_names([name])
+                asked.append([name])
+        fired: set[str] = set()
+
+        def note(tensor: Tensor, hook: HookPoint) -> None:
+            fired.add(str(hook.name))
+
+        points = {str(self.hook_dict[name].name) for names in asked for name in names}
+        with self.hooks(fwd_hooks=[(point, note) for point in points]):
+            out = super().run_with_hooks(input, list(fwd_hooks), *args, **kwargs)
+        for names in asked:
+            if not any(str(self.hook_dict[name].name) in fired for name in names):
+                raise UserError(
+                    f"{names[0]} did not fire in this pass, so nothing was changed"
+                    " (embed is silent when embeddings are given, nf_head and flow when only the"
+                    " backbone runs)"
+                )
+        return out
 
     def forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
         """As TransformerLens's, without the combination that leaves a ragged cache."""

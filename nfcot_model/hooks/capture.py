@@ -28,6 +28,15 @@ def capture(
     name, a hook that is silent, fires more than once, or has neither positions nor thoughts as its
     second axis.
     """
+    if isinstance(names, str):
+        raise UserError(f"names: expected a list of hooks, got '{names}'; write ['{names}']")
+    D = bridge.original_model.config.D
+    if u.ndim != 3 or u.shape[0] != len(layout.mask) or u.shape[1] < layout.mask.shape[1]:
+        raise UserError(
+            f"u {tuple(u.shape)}: expected [B, K, D] = {(*layout.mask.shape, D)} as the layout has"
+        )
+    if u.shape[2] != D:
+        raise UserError(f"u {tuple(u.shape)}: thoughts of this model are {D} wide")
     return capture_sites(bridge, layout, u, choose_sites(bridge, names))
 
 
@@ -55,8 +64,8 @@ def capture_sites(
 
 
 def _at_thoughts(site: Site, tensor: Tensor, layout: Layout) -> Tensor:
-    """A copy [B, K, ...] of what stands at the thoughts, in float32 or wider, 0 without one."""
+    """A copy [B, K, ...] of what stands at the thoughts, 0 without one."""
     B, K = layout.mask.shape
     if site.axes[1] == "T":
         tensor = at(tensor.flatten(2), layout.thought_at).unflatten(-1, tensor.shape[2:])
-    return tensor * layout.mask.view(B, K, *[1] * (tensor.ndim - 2))
+    return tensor.masked_fill(~layout.mask.view(B, K, *[1] * (tensor.ndim - 2)), 0)

@@ -113,7 +113,7 @@ def sites(bridge: ThoughtBridge, names: Collection[str] | None = None) -> list[S
         native = str(point.name)
         shapes = [shape.get(native, ()) for shape in seen]
         pairs = list(zip(*shapes, strict=False))
-        thoughts = {(model.config.D,) * 2: "D"} if ours(name) else {}
+        thoughts = {(model.config.D,) * 2: "D", _thoughts(model): "K"} if ours(name) else {}
         axes = tuple((letters | thoughts).get(pair, str(pair[0])) for pair in pairs)
         refusal = _refusal(name, axes, model)
         found.append(
@@ -132,7 +132,8 @@ def sites(bridge: ThoughtBridge, names: Collection[str] | None = None) -> list[S
 def choose_sites(bridge: ThoughtBridge, patterns: Sequence[str]) -> list[Site]:
     """Which sites do names and patterns ask for, each once, in the order asked?
 
-    A star stands for one part of a name between dots: `blocks.*.hook_out`. Raises UserError for no
+    A star stands for one part of a name between dots: `blocks.*.hook_out`; a hook whose other
+    name (`same_as`) fits too is taken once. Raises UserError for no
     pattern, a name that no hook has, a pattern that no site fits, and a hook that cannot be read
     by thought.
     """
@@ -145,6 +146,9 @@ def choose_sites(bridge: ThoughtBridge, patterns: Sequence[str]) -> list[Site]:
     chosen: dict[str, Site] = {}
     for pattern, fit in fits.items():
         found = [site for site in table if fit(site.name)]
+        if pattern not in plain:
+            natives = {site.name for site in found}
+            found = [site for site in found if site.same_as not in natives]
         if pattern in plain and found[0].refusal:
             raise UserError(f"{pattern} {found[0].refusal}")
         readable = {site.name: site for site in found if site.per_thought}
@@ -189,16 +193,21 @@ def _shapes(
 def _letters(model: NFCoTModel) -> dict[tuple[int, int], str]:
     """Which letter has an axis of these two sizes in the two passes?"""
     text = model.backbone.config.get_text_config()
-    (B, K, P), (B2, K2, P2) = _PROBES
-    K, K2 = (min(k, model.config.max_thoughts) for k in (K, K2))
+    (B, _, P), (B2, _, P2) = _PROBES
+    K, K2 = _thoughts(model)
     edges = 2  # <think> and </think>
     return {
         (text.hidden_size,) * 2: "d_model",
         (text.vocab_size,) * 2: "vocabulary",
-        (K, K2): "K",
         (B, B2): "B",
         (P + K + edges, P2 + K2 + edges): "T",
     }
+
+
+def _thoughts(model: NFCoTModel) -> tuple[int, int]:
+    """How many thoughts has a stream in the two passes? There may be as many heads."""
+    (_, K, _), (_, K2, _) = _PROBES
+    return min(K, model.config.max_thoughts), min(K2, model.config.max_thoughts)
 
 
 def _refusal(name: str, axes: tuple[str, ...], model: NFCoTModel) -> str:

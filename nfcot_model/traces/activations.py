@@ -73,22 +73,30 @@ def thoughts_hash(traces: pd.DataFrame) -> str:
 def activation_sets(run: Path, run_hash: str) -> list[ActivationSet]:
     """Which sets of activations does the run have, the newest first? Unfinished ones too.
 
-    Raises UserError for a manifest that cannot be read.
+    Those whose manifest is damaged or of another version are left out (`unreadable_sets`).
     """
     found = []
     for file in run.joinpath(*_FOLDER).glob(f"*/{MANIFEST}"):
-        manifest = read_json_object(file)
-        checked = {name: value for name, value in manifest.items() if name != "checksum"}
-        if manifest.get("format_version") != FORMAT_VERSION or manifest.get(
-            "checksum"
-        ) != content_hash(checked):
-            raise UserError(
-                f"{file}: damaged or of another version; delete its folder and repeat"
-                " `nfcot activations`"
-            )
-        if manifest["run_hash"] == run_hash:
+        manifest = _manifest(file)
+        if manifest is not None and manifest["run_hash"] == run_hash:
             found.append(ActivationSet(file.parent, manifest))
     return sorted(found, key=lambda s: (s.manifest["created"], s.folder.name), reverse=True)
+
+
+def unreadable_sets(run: Path) -> list[Path]:
+    """Which manifests of activations are damaged or of another version?"""
+    files = sorted(run.joinpath(*_FOLDER).glob(f"*/{MANIFEST}"))
+    return [file for file in files if _manifest(file) is None]
+
+
+def _manifest(file: Path) -> dict[str, Any] | None:
+    try:
+        manifest = read_json_object(file)
+    except UserError:
+        return None
+    checked = {name: value for name, value in manifest.items() if name != "checksum"}
+    whole = manifest.get("checksum") == content_hash(checked)
+    return manifest if whole and manifest.get("format_version") == FORMAT_VERSION else None
 
 
 def captured_sites(run: Path, run_hash: str, shards: Sequence[str]) -> list[str]:
@@ -105,15 +113,27 @@ def read_activation(run: Path, run_hash: str, traces: pd.DataFrame, site: str) -
     """
     rows_of = {str(name): part for name, part in traces.groupby("shard", sort=False)}
     holding = [s for s in activation_sets(run, run_hash) if site in s.shapes]
-    whole = next((s for s in holding if s.covers(list(rows_of))), None)
-    if whole is None:
+    whole = [s for s in holding if s.covers(list(rows_of))]
+    if not whole:
         have = captured_sites(run, run_hash, list(rows_of))
         state = "is captured in part only" if holding else "is not captured"
         raise UserError(
             f"{run}: site {site} {state}; run `nfcot activations {run} --sites {site}`"
-            f" (captured: {', '.join(have) or 'none'})"
+            f" (captured: {', '.join(have) or 'none'}"
+            + "".join(f"; {file} is damaged or of another version" for file in unreadable_sets(run))
+            + ")"
         )
-    values = np.empty((int(traces["K"].sum()), *whole.shapes[site]), dtype=np.float32)
+    for candidate in whole:
+        try:
+            return _read_set(candidate, rows_of, site)
+        except UserError as error:
+            damage = error
+    raise UserError(f"{damage}; run `nfcot activations {run} --sites {site}`")
+
+
+def _read_set(whole: ActivationSet, rows_of: Mapping[str, pd.DataFrame], site: str) -> np.ndarray:
+    rows = sum(int(part["K"].sum()) for part in rows_of.values())
+    values = np.empty((rows, *whole.shapes[site]), dtype=np.float32)
     start = 0
     for shard, part in rows_of.items():
         read = _read(whole.file(shard), [site], thoughts_hash(part))[site]
@@ -163,6 +183,4 @@ def _digest(value: np.ndarray) -> str:
 
 
 def _damaged(file: Path, reason: str) -> UserError:
-    return UserError(
-        f"{file}: damaged or missing ({reason}); repeat `nfcot activations`, which makes it again"
-    )
+    return UserError(f"{file}: damaged or missing ({reason})")

@@ -48,6 +48,7 @@ def trace(
 
     Example: nfcot trace MODEL problems.jsonl -o runs/first --samples 4 --tau 0.7
     """
+    from nfcot_model.checkpoints import SHIPPED
     from nfcot_model.reasoners import load_reasoner
     from nfcot_model.terminal import console, emit_json, progress
     from nfcot_model.traces import collect, read_run
@@ -74,7 +75,7 @@ def trace(
             activations=activations,
             max_thoughts=max_thoughts,
             progress=advance,
-            model_path=model,
+            model_path=model if str(model) in SHIPPED else model.resolve(),
         )
     captured = record_sites(read_run(out), reasoner, sites) if sites else None
     if json:

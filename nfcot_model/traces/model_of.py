@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nfcot_model.checkpoints import SHIPPED
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner, load_reasoner
 from nfcot_model.traces.reader import Run
@@ -20,7 +21,7 @@ def model_of(run: Run, model: Path | str | None = None, device: str = "cpu") -> 
     try:
         reasoner = load_reasoner(folder, dtype=run.manifest["decode"]["dtype"], device=device)
     except UserError as error:
-        if model is not None:
+        if model is not None or str(folder) in SHIPPED or Path(folder).is_dir():
             raise
         raise UserError(f"{run.path}: its model cannot be loaded ({error}); give --model") from None
     wanted = run.manifest["checkpoint_hash"]

@@ -300,7 +300,7 @@ def test_edits_at_hooks_that_do_not_fire_are_errors(plain, name: str, said: str)
     reasoner, bridge = plain
     E = embeddings(reasoner)
     edit = [(name, lambda tensor, hook: tensor * 0)]
-    with pytest.raises((KeyError, ValueError), match=said):
+    with pytest.raises((UserError, ValueError), match=f"{said}|no hook is called"):
         bridge.run_with_hooks(E, fwd_hooks=edit)
     with pytest.raises((KeyError, ValueError), match=said), bridge.hooks(fwd_hooks=edit):
         bridge(E)
@@ -381,3 +381,82 @@ def test_gradients_reach_the_thoughts(plain) -> None:
     at(states, layout.thought_at).square().sum().backward()
     assert u.grad is not None
     assert u.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "max_thoughts"), [(2, 2, 2), (2, 1, 1)])
+def test_heads_are_not_taken_for_thoughts(heads: int, kv_heads: int, max_thoughts: int) -> None:
+    size = {"num_attention_heads": heads, "num_key_value_heads": kv_heads}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "qwen3", {**BACKBONES["qwen3"], **size})
+        bridge = hooked(tiny_reasoner(max_thoughts=max_thoughts).model)
+    table = {site.name: site for site in sites(bridge)}
+    for name in ("q_norm.hook_out", "k_norm.hook_out", "hook_pattern", "hook_attn_scores"):
+        assert not table[f"blocks.0.attn.{name}"].per_thought, name
+    assert table["projection.hook_in"].axes == ("B", "K", "D")
+    assert table["blocks.0.hook_out"].per_thought
+
+
+def test_filters_and_edits_that_touch_nothing_are_errors() -> None:
+    bridge = hooked(tiny_reasoner().model)
+    E = torch.randn(1, 5, 32)
+    for silent in (lambda name: name == "hook_embed", lambda name: name.startswith("nf_head")):
+        with pytest.raises(UserError, match="names_filter: none of its"):
+            bridge.run_with_cache(E, names_filter=silent)
+    with pytest.raises(UserError, match="hook_embed did not fire"):
+        bridge.run_with_cache(E, True, False, "hook_embed")
+
+    def zero(tensor, hook):
+        return torch.zeros_like(tensor)
+
+    for name in ("hook_embed", "nf_head.eps.hook_out"):
+        with pytest.raises(UserError, match="did not fire in this pass, so nothing was changed"):
+            bridge.run_with_hooks(E, fwd_hooks=[(name, zero)])
+    with pytest.raises(UserError, match="no hooks asked for"):
+        bridge.run_with_hooks(E, fwd_hooks=[(lambda name: False, zero)])
+    plain = bridge(E)
+    same = bridge.run_with_hooks(E)
+    torch.testing.assert_close(plain, same)
+    changed = bridge.run_with_hooks(E, fwd_hooks=[("blocks.0.hook_out", zero)])
+    assert not torch.allclose(plain, changed)
+    by_filter = [(lambda name: name == "blocks.0.hook_out", zero)]
+    torch.testing.assert_close(bridge.run_with_hooks(E, fwd_hooks=by_filter), changed)
+
+
+def test_the_entry_point_is_our_adapter() -> None:
+    from importlib.metadata import entry_points
+
+    from nfcot_model.hooks.adapter import ARCHITECTURE, nfcot_adapter
+
+    [point] = [
+        p for p in entry_points(group="transformer_lens.architectures") if p.name == ARCHITECTURE
+    ]
+    assert point.load() is nfcot_adapter
+    with pytest.raises(ValueError, match=r"hooked by nfcot_model\.hooks\.hooked"):
+        nfcot_adapter(object())
+
+
+def test_capture_refuses_what_does_not_fit_and_leaks_nothing() -> None:
+    reasoner = tiny_reasoner()
+    bridge = hooked(reasoner.model)
+    layout = reasoner.layout([p.prompt for p in digits(2)], [1, 3], side="right")
+    u = torch.randn(2, 3, reasoner.D)
+    with pytest.raises(UserError, match="names: expected a list"):
+        capture(bridge, layout, u, "blocks.0.hook_out")
+    with pytest.raises(UserError, match="expected \\[B, K, D\\]"):
+        capture(bridge, layout, u[:, :1], ["blocks.0.hook_out"])
+    with pytest.raises(UserError, match="are 4 wide"):
+        capture(bridge, layout, torch.randn(2, 3, 5), ["blocks.0.hook_out"])
+    u[0, 1:] = torch.nan
+    assert (
+        not capture(bridge, layout, u, ["projection.hook_in"])["projection.hook_in"].isnan().any()
+    )
+
+
+def test_a_star_stands_for_no_second_names() -> None:
+    bridge = hooked(tiny_reasoner().model)
+    found = [site.name for site in choose_sites(bridge, ["blocks.0.hook_*"])]
+    assert "blocks.0.hook_out" in found
+    assert "blocks.0.hook_resid_post" not in found
+    assert [s.name for s in choose_sites(bridge, ["blocks.0.hook_resid_post"])] == [
+        "blocks.0.hook_resid_post"
+    ]
