@@ -177,6 +177,47 @@ def test_damage_is_named_and_made_again(run: Run, reasoner: NFCoTReasoner) -> No
         assert files(run) == whole
 
 
+def test_a_damaged_set_does_not_hide_a_whole_one(run: Run, reasoner: NFCoTReasoner) -> None:
+    record(plan_activations(run, reasoner, ["blocks.0.hook_out"]))
+    record(plan_activations(run, reasoner, ["blocks.0.hook_out", "blocks.1.hook_out"]))
+    before = run.activation("blocks.0.hook_out")
+    [manifest] = [
+        file
+        for file in (run.path / "derived").rglob("*.json")
+        if "blocks.1.hook_out" in file.read_text()
+    ]
+    shard = next(manifest.parent.glob("*.safetensors"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-5])
+    np.testing.assert_array_equal(run.activation("blocks.0.hook_out"), before)
+    with pytest.raises(UserError, match=r"--sites blocks\.1\.hook_out"):
+        run.activation("blocks.1.hook_out")
+    shard.write_bytes(whole)
+    manifest.write_text("{")
+    np.testing.assert_array_equal(run.activation("blocks.0.hook_out"), before)
+    assert run.activations() == ["blocks.0.hook_out"]
+    with pytest.raises(UserError, match=rf"{manifest} is damaged"):
+        run.activation("blocks.1.hook_out")
+
+
+def test_a_run_finds_its_model_from_anywhere(
+    capsys: pytest.CaptureFixture[str],
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_problems(tmp_path / "problems.jsonl", digits(2))
+    monkeypatch.chdir(model.parent)
+    out = tmp_path / "run"
+    assert nfcot(capsys, "trace", model.name, tmp_path / "problems.jsonl", "-o", out)[0] == 0
+    monkeypatch.chdir(tmp_path)
+    assert nfcot(capsys, "activations", out)[0] == 0
+    code, _, err = nfcot(capsys, "activations", out, "--device", "abacus")
+    assert code == 2
+    assert "device 'abacus'" in err
+    assert "--model" not in err
+
+
 def flipped(data: bytes, at: int) -> bytes:
     changed = bytearray(data)
     changed[at] ^= 1
