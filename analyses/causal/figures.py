@@ -81,7 +81,7 @@ def _early(rows: Sequence[Mapping[str, Any]]) -> go.Figure | None:
 
 
 def _transplants(parts: Sequence[Mapping[str, Any]]) -> go.Figure | None:
-    rows = [p for p in parts if p["part"] != "all"]
+    rows = [p for p in parts if p["part"] != "all" and p["mode"] == "direct"]
     if not rows:
         return None
     figure = go.Figure()

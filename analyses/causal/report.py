@@ -119,6 +119,22 @@ def _task(
             if task["thoughts"] and task["thoughts"][0]["n"] != task["thoughts"][-1]["n"]
             else []
         ),
+        f"### Parts of another trajectory in {name}",
+        "The donor's thoughts in the receiver's place: all, those below k (prefix; total: what"
+        " comes after is thought again), or those from k on (suffix).",
+        _table(
+            ["part", "mode", "k", "n", "donor's answer", "own prompt's", "neither"],
+            [
+                [
+                    p["part"],
+                    p["mode"],
+                    "–" if p["part"] == "all" else str(p["k"]),
+                    str(p["n"]),
+                    *(interval(p[who]) for who in ("donor", "prompt", "neither")),
+                ]
+                for p in task["parts"]
+            ],
+        ),
         f"### Each edit of {name}",
         _table(
             [

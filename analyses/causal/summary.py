@@ -104,8 +104,14 @@ def task_summary(
         "thoughts_from_start": _thoughts(single, "k"),
         "effects": [_effect(name, frame) for name, frame in _by(single, ["edit", "mode"])],
         "parts": [
-            {"part": part, "k": int(k), **_plain(means_of(frame, ("donor", "prompt", "neither")))}
-            for (part, k), frame in _by(moved, ["part", "k"])
+            {
+                "part": part,
+                "mode": mode,
+                "k": int(k),
+                "n": len(frame),
+                **_plain(means_of(frame, ("donor", "prompt", "neither"))),
+            }
+            for (part, mode, k), frame in _by(moved, ["part", "mode", "k"])
         ],
         "early_decision": [
             {

@@ -24,7 +24,9 @@ def transplants(scene: Scene, base: Base, sandbox: Sandbox, seed: int = 0) -> pd
 
     A donor has the same K, another group and another correct answer; both sides were solved.
     `part` is `all`, `prefix` (thoughts below `k` are the donor's) or `suffix` (`k` and after).
-    The answer passes the donor's tests (`donor`), the receiver's (`prompt`), or neither.
+    `mode` is `direct`, and for a prefix also `total`: what comes after it is thought again. The
+    answer passes the donor's tests (`donor`), the receiver's (`prompt`), or neither. `giver` is the
+    donor's row in the crowd.
     """
     crowd, K = scene.crowd, scene.thoughts.K
     partner = _partners(scene, seed)
@@ -37,9 +39,10 @@ def transplants(scene: Scene, base: Base, sandbox: Sandbox, seed: int = 0) -> pd
     theirs = crowd.u[given][:, : own.shape[1]]
     place = torch.arange(own.shape[1])
     frames = []
-    parts: list[tuple[str, int | None]] = [("all", None)]
-    parts += [(part, k) for k in range(1, int(K.max())) for part in ("prefix", "suffix")]
-    for part, k in parts:
+    parts: list[tuple[str, str, int | None]] = [("all", "direct", None)]
+    ways = (("prefix", "direct"), ("prefix", "total"), ("suffix", "direct"))
+    parts += [(part, mode, k) for k in range(1, int(K.max())) for part, mode in ways]
+    for part, mode, k in parts:
         possible = torch.ones(len(here), dtype=torch.bool) if k is None else k < here.thoughts.K
         if not bool(possible.any()):
             continue
@@ -50,7 +53,12 @@ def transplants(scene: Scene, base: Base, sandbox: Sandbox, seed: int = 0) -> pd
         u = torch.where(take[None, :, None], theirs, own)
         some = here.rows(possible.nonzero()[:, 0])
         mask = some.thoughts.mask
-        answers = answered(some, some.given(u[possible][:, : mask.shape[1]], mask).stream)
+        mixed = u[possible][:, : mask.shape[1]]
+        if mode == "total":
+            branch = some.rethought(mixed, torch.full((len(some),), k or 0))
+        else:
+            branch = some.given(mixed, mask)
+        answers = answered(some, branch.stream)
         givers = [crowd.problems[j] for j in given[possible].tolist()]
         follows = judged(_asked(some, givers), answers, sandbox)
         stays = judged(some, answers, sandbox)
@@ -58,7 +66,9 @@ def transplants(scene: Scene, base: Base, sandbox: Sandbox, seed: int = 0) -> pd
             pd.DataFrame(
                 {
                     "row": index[possible].numpy(),
+                    "giver": given[possible].numpy(),
                     "part": part,
+                    "mode": mode,
                     "k": 0 if k is None else k,
                     "K": some.thoughts.K.numpy(),
                     "answer": answers,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from analyses.causal.scene import state_of
 from analyses.causal.study import Plan, causal_study
 from nfcot_model.reasoners import load_reasoner
 from nfcot_model.traces import collect, read_run
-from nfcot_model.worlds import make_world
+from nfcot_model.worlds import make_world, what_if
 
 
 def test_thoughts_of_the_shipped_checkpoint_are_used(tmp_path: Path) -> None:
@@ -23,6 +24,23 @@ def test_thoughts_of_the_shipped_checkpoint_are_used(tmp_path: Path) -> None:
     assert task["sufficiency"]["donor"]["value"] >= 0.9
     assert task["sufficiency"]["prompt"]["value"] <= 0.05
     assert task["commitment"]["at_last_thought"]["value"] >= 0.9
+
+    moved = result.tables["moved"]
+    prefix = moved[moved["part"] == "prefix"]
+    frozen = prefix[prefix["mode"] == "direct"]
+    assert frozen["prompt"].mean() >= 0.9  # the last thought is still its own
+    again = prefix[prefix["mode"] == "total"]
+    assert len(again) == len(frozen)
+    hits = [  # the donor's state, the receiver's operations
+        row.answer
+        == what_if(
+            problems[row.row], row.k - 1, state_of(problems[row.giver].steps[row.k - 1])
+        ).answer
+        for row in again.itertuples()
+    ]
+    assert sum(hits) / len(hits) >= 0.9
+    suffix = moved[moved["part"] == "suffix"]
+    assert suffix["donor"].mean() >= 0.9
 
     told = result.tables["told"]
     middle = told[(told["step"] > 0) & (told["back"] < -1)]
