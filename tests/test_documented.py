@@ -58,6 +58,7 @@ def test_causal_tutorial(run_page: Callable[[str], Output]) -> None:
     trace, told, implied, everybody = [out for out in run_page("causal.md") if out]
     assert "'#3 4x+2'" in trace
     thoughts, answer = told.splitlines()
+    assert answer != trace.splitlines()[-1]
     assert "'#3 4x+7'" in thoughts
     assert implied.split("] ")[1].strip() == answer
     share = int(re.search(r"implied in (\d+)%", everybody)[1])  # type: ignore[index]
