@@ -34,6 +34,7 @@ __all__ = [
     "edited",
     "moved_along",
     "placebo",
+    "random_unit",
     "steer",
     "told_otherwise",
 ]
@@ -55,7 +56,7 @@ def position_mean(scene: Scene, k: Tensor, seeds: Sequence[int]) -> Tensor:
 def noise(scene: Scene, k: Tensor, seeds: Sequence[int]) -> Tensor:
     """A random direction of the thought's own norm."""
     u = scene.at(scene.thoughts.u, k)
-    return _random_unit(u, seeds) * u.norm(dim=-1, keepdim=True)
+    return random_unit(u, seeds) * u.norm(dim=-1, keepdim=True)
 
 
 def resample(scene: Scene, k: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -146,7 +147,7 @@ def moved_along(u: Tensor, direction: Tensor, size: float = 1.0) -> Tensor:
 
 def placebo(u: Tensor, values: Tensor, seeds: Sequence[int]) -> Tensor:
     """A random push of `u` [B, D], as far as `values` went: what moving alone does."""
-    return u + _random_unit(u, seeds) * (values - u).norm(dim=-1, keepdim=True)
+    return u + random_unit(u, seeds) * (values - u).norm(dim=-1, keepdim=True)
 
 
 def retold(scene: Scene, k: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -252,7 +253,8 @@ def _from_noise(scene: Scene, k: Tensor, eps: Tensor) -> Tensor:
     return mu + torch.exp(log_sigma) * eps
 
 
-def _random_unit(u: Tensor, seeds: Sequence[int]) -> Tensor:
+def random_unit(u: Tensor, seeds: Sequence[int]) -> Tensor:
+    """A random direction for each row of `u` [B, D], of length 1."""
     return functional.normalize(draw_noise(seeds, 1, u.shape[-1], 1.0)[:, 0], dim=-1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,12 @@ from nfcot_model.thoughts import AnswerLogp
 __all__ = [
     "Base",
     "answered",
-    "as_placebo",
     "base_of",
     "compare",
     "intervene",
     "judged",
     "seeds_of",
+    "with_placebos",
 ]
 
 BATCH = 256
@@ -110,27 +110,51 @@ def _edit(
     here, rows, k, to = here.rows(done), rows[done], k[done], to[done]
     seeds = [seeds[i] for i in done.tolist()]
     u = here.at(here.thoughts.u, k)
-    pushed = placebo(u, to, [noise_seed(s, "placebo") for s in seeds])
+    frames = with_placebos(
+        here,
+        base,
+        rows,
+        u,
+        to,
+        seeds,
+        modes,
+        sandbox,
+        lambda values, mode: edited(here, k, values, mode),
+    )
+    named = [frame.assign(k=k.numpy(), edit=name) for frame in frames]
+    return named, [to] * len(modes)
+
+
+def with_placebos(
+    scene: Scene,
+    base: Base,
+    rows: Tensor,
+    own: Tensor,
+    values: Tensor,
+    seeds: Sequence[int],
+    modes: Sequence[str],
+    sandbox: Sandbox,
+    branch: Callable[[Tensor, str], Branch],
+) -> list[pd.DataFrame]:
+    """What `values` [B, size] do in place of `own`, and what a random push as far does, by mode.
+
+    `branch` puts values in their place and thinks as the mode says.
+    """
+    pushed = placebo(own, values, [noise_seed(seed, "placebo") for seed in seeds])
     frames = []
     for mode in modes:
-        effect = compare(here, base, rows, edited(here, k, to, mode), sandbox)
-        control = compare(here, base, rows, edited(here, k, pushed, mode), sandbox)
+        effect = compare(scene, base, rows, branch(values, mode), sandbox)
+        control = compare(scene, base, rows, branch(pushed, mode), sandbox)
         columns = {
             "row": rows.numpy(),
-            "k": k.numpy(),
-            "edit": name,
             "mode": mode,
-            "seed": seeds,
-            "distance": (to - u).norm(dim=-1).numpy(),
+            "seed": list(seeds),
+            "distance": (values - own).norm(dim=-1).numpy(),
         }
-        frames.append(pd.DataFrame({**columns, **effect, **as_placebo(control)}))
-    return frames, [to] * len(modes)
-
-
-def as_placebo(effect: dict[str, Any]) -> dict[str, Any]:
-    """The measures of an effect under the names that a placebo's have in a row."""
-    names = ("flipped", "logp_change", "kl", "correct")
-    return {f"placebo_{name}": effect[name] for name in names}
+        measures = ("flipped", "logp_change", "kl", "correct")
+        of_placebo = {f"placebo_{name}": control[name] for name in measures}
+        frames.append(pd.DataFrame({**columns, **effect, **of_placebo}))
+    return frames
 
 
 def seeds_of(scene: Scene, k: Tensor, edit: str, seed: int) -> list[int]:

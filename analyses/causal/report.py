@@ -136,47 +136,10 @@ def _task(
             ],
         ),
         f"### Each edit of {name}",
-        _table(
-            [
-                "edit",
-                "mode",
-                "n",
-                "flipped",
-                "placebo",
-                "Δ log p of the base answer",
-                "placebo",
-                "KL / token",
-                "placebo",
-                "pass drop",
-                "placebo",
-            ],
-            [[e["edit"], e["mode"], str(e["n"]), *_measures(e)] for e in task["effects"]],
-        ),
+        _effect_table(task["effects"]),
     ]
     if task["states"]:
-        parts += [
-            f"### Hidden states and caches of {name}",
-            _table(
-                [
-                    "site",
-                    "edit",
-                    "mode",
-                    "n",
-                    "flipped",
-                    "placebo",
-                    "Δ log p of the base answer",
-                    "placebo",
-                    "KL / token",
-                    "placebo",
-                    "pass drop",
-                    "placebo",
-                ],
-                [
-                    [f"`{e['site']}`", e["edit"], e["mode"], str(e["n"]), *_measures(e)]
-                    for e in task["states"]
-                ],
-            ),
-        ]
+        parts += [f"### Hidden states and caches of {name}", _effect_table(task["states"])]
     if task["mediation"]:
         parts += [
             f"### Through a probe's directions in {name}",
@@ -232,9 +195,15 @@ def _thought_table(count: str, thoughts: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _measures(effect: Mapping[str, Any]) -> list[str]:
-    columns = [name for measure in EFFECTS for name in (measure, f"placebo_{measure}")]
-    return [interval(effect[column]) for column in columns]
+def _effect_table(effects: Sequence[Mapping[str, Any]]) -> str:
+    said = ("flipped", "Δ log p of the base answer", "KL / token", "pass drop")
+    head = ["edit", "mode", "n", *(column for name in said for column in (name, "placebo"))]
+    measures = [name for measure in EFFECTS for name in (measure, f"placebo_{measure}")]
+    rows = []
+    for e in effects:
+        edit = f"{e['edit']} @ `{e['site']}`" if "site" in e else e["edit"]
+        rows.append([edit, e["mode"], str(e["n"]), *(interval(e[name]) for name in measures)])
+    return _table(head, rows)
 
 
 def slug(task: str) -> str:

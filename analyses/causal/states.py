@@ -11,20 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from analyses.causal.edits import MODES, donors
-from analyses.causal.interventions import BATCH, Base, as_placebo, compare, seeds_of
+from analyses.causal.edits import MODES, donors, random_unit
+from analyses.causal.interventions import BATCH, Base, seeds_of, with_placebos
 from analyses.causal.scene import Branch, Scene, set_scene
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.reasoners.continuing import feed_thoughts, open_prompts
-from nfcot_model.sampling import draw_noise, noise_seed
 from nfcot_model.sandbox import Sandbox
 
 __all__ = ["STATE_EDITS", "Wired", "intervene_on_states", "wire"]
@@ -80,8 +79,7 @@ def _zero(
 def _noise(
     wired: Wired, scene: Scene, k: Tensor, site: str, seeds: Sequence[int], own: Tensor
 ) -> Tensor:
-    drawn = draw_noise(seeds, 1, own.shape[-1], 1.0)[:, 0].to(own)
-    return functional.normalize(drawn, dim=-1) * own.norm(dim=-1, keepdim=True)
+    return random_unit(own, seeds) * own.norm(dim=-1, keepdim=True)
 
 
 def _from_donor(same_value: bool | None) -> StateEdit:
@@ -148,33 +146,18 @@ def intervene_on_states(
                 if not len(done):
                     continue
                 here, index, at = here.rows(done), index[done], at[done]
-                own, to = own[done], to[done]
-                chosen = [seeds[i] for i in done.tolist()]
-                push = draw_noise([noise_seed(s, "placebo") for s in chosen], 1, own.shape[-1], 1.0)
-                far = (to - own).norm(dim=-1, keepdim=True)
-                pushed = own + functional.normalize(push[:, 0].to(own), dim=-1) * far
-                for mode in modes:
-                    effect = compare(
-                        here, base, index, _edited(wired, here, at, site, to, mode), sandbox
-                    )
-                    control = compare(
-                        here, base, index, _edited(wired, here, at, site, pushed, mode), sandbox
-                    )
-                    frames.append(
-                        pd.DataFrame(
-                            {
-                                "row": index.numpy(),
-                                "k": at.numpy(),
-                                "site": site,
-                                "edit": name,
-                                "mode": mode,
-                                "seed": chosen,
-                                "distance": far[:, 0].numpy(),
-                                **effect,
-                                **as_placebo(control),
-                            }
-                        )
-                    )
+                made = with_placebos(
+                    here,
+                    base,
+                    index,
+                    own[done],
+                    to[done],
+                    [seeds[i] for i in done.tolist()],
+                    modes,
+                    sandbox,
+                    partial(_edited, wired, here, at, site),
+                )
+                frames += [f.assign(k=at.numpy(), site=site, edit=name) for f in made]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
