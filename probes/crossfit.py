@@ -1,0 +1,138 @@
+"""How well is a label read on groups that a probe has not seen, with its penalty chosen inside?
+
+Nested cross-validation on given folds. For the outer fold b, a penalty is chosen by fits that leave
+out b and one other fold each and are judged on that other; a fit that leaves out {a, b} serves
+both a and b, so five folds need ten such fits instead of twenty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from probes.estimators import Estimator
+from probes.solvers import Design, design
+from probes.statistics import statistic, validation_loss
+
+__all__ = ["Crossfit", "crossfit", "refit"]
+
+
+@dataclass(frozen=True)
+class Crossfit:
+    """Out-of-fold readings of one estimator.
+
+    `scores` [n, outputs]: logits (one for two classes) or numbers, each from a fit that saw no row
+    of its group. `value`: the statistic (`probes.statistics.STATISTIC`), averaged over folds.
+    `null` [P]: the same for each permuted labelling, with each fold's chosen penalty kept: it was
+    chosen inside the fold's training rows and so cannot favour its test rows. `penalties`: chosen
+    in each fold; `penalty`: for a fit on all rows (NaN where nothing is chosen).
+    """
+
+    scores: Tensor
+    value: float
+    null: Tensor
+    penalties: tuple[float, ...]
+    penalty: float
+
+
+def crossfit(
+    X: Tensor,
+    y: Tensor,
+    kind: str,
+    classes: int,
+    fold: Tensor,
+    estimators: Sequence[Estimator],
+    permuted: Tensor | None = None,
+) -> Mapping[str, Crossfit]:
+    """Nested cross-validation of several estimators on the same rows.
+
+    X [n, D]; y [n] class indices or numbers; fold [n], 0 .. F-1; permuted [P, n] labellings for the
+    null. All estimators share standardisation and basis, fitted on training rows only.
+    """
+    folds = int(fold.max()) + 1
+    chosen = {e.name: _inner(X, y, kind, classes, fold, e) for e in estimators}
+    outputs = 1 if classes == 2 or kind == "number" else classes
+    scores = {e.name: X.new_zeros(len(X), outputs) for e in estimators}
+    values: dict[str, list[Tensor]] = {e.name: [] for e in estimators}
+    nulls: dict[str, list[Tensor]] = {e.name: [] for e in estimators}
+    losses: dict[str, list[Tensor]] = {e.name: [] for e in estimators}
+    for b in range(folds):
+        train, test = fold != b, fold == b
+        shared = design(X[train])
+        there = shared.transform(X[test])
+        for e in estimators:
+            grid = X.new_tensor(e.penalties or (torch.nan,))
+            fits = e.fit(shared, y[train].expand(len(grid), -1), grid, classes)
+            told = fits.scores(there)
+            losses[e.name].append(validation_loss(kind, y[test], told))
+            best = chosen[e.name][b]
+            scores[e.name][test] = told[best]
+            values[e.name].append(statistic(kind, y[test][None], told[best][None]))
+            if permuted is not None:
+                found = _null(e, shared, there, permuted, train, test, grid[best], kind, classes)
+                nulls[e.name].append(found)
+    result = {}
+    for e in estimators:
+        grid = e.penalties or (float("nan"),)
+        null = torch.stack(nulls[e.name]).nanmean(0) if nulls[e.name] else X.new_zeros(0)
+        result[e.name] = Crossfit(
+            scores[e.name],
+            float(torch.stack(values[e.name]).nanmean()),
+            null,
+            tuple(grid[i] for i in chosen[e.name]),
+            grid[int(torch.stack(losses[e.name]).mean(0).argmin())],
+        )
+    return result
+
+
+def refit(
+    X: Tensor, y: Tensor, classes: int, estimator: Estimator, penalty: float
+) -> tuple[Design, Tensor, Tensor]:
+    """The probe fitted on all rows: its design, weights [C, D] on standardised features, intercept.
+
+    In double precision and to a tolerance a hundred times finer than while choosing.
+    """
+    shared = design(X.double())
+    grid = shared.U.new_tensor([penalty])
+    labels = y[None] if y.dtype == torch.int64 else y.double()[None]
+    weights, intercept = estimator.fit(shared, labels, grid, classes).in_features(shared)
+    return shared, weights, intercept
+
+
+def _inner(
+    X: Tensor, y: Tensor, kind: str, classes: int, fold: Tensor, estimator: Estimator
+) -> list[int]:
+    """Which penalty (its place in the grid) is best for each outer fold?"""
+    folds = int(fold.max()) + 1
+    if len(estimator.penalties) < 2:
+        return [0] * folds
+    grid = X.new_tensor(estimator.penalties)
+    total = X.new_zeros(folds, len(grid))
+    for a, b in combinations(range(folds), 2):
+        train = (fold != a) & (fold != b)
+        shared = design(X[train])
+        fits = estimator.fit(shared, y[train].expand(len(grid), -1), grid, classes)
+        for outer, judged in ((b, fold == a), (a, fold == b)):
+            told = fits.scores(shared.transform(X[judged]))
+            total[outer] += validation_loss(kind, y[judged], told).to(total)
+    return [int(i) for i in total.argmin(1)]
+
+
+def _null(
+    estimator: Estimator,
+    shared: Design,
+    there: Tensor,
+    permuted: Tensor,
+    train: Tensor,
+    test: Tensor,
+    penalty: Tensor,
+    kind: str,
+    classes: int,
+) -> Tensor:
+    """The statistic of each permuted labelling in one fold, [P]."""
+    fits = estimator.fit(shared, permuted[:, train], penalty.expand(len(permuted)), classes)
+    return statistic(kind, permuted[:, test], fits.scores(there))
