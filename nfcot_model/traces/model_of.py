@@ -9,7 +9,7 @@ from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner, load_reasoner
 from nfcot_model.traces.reader import Run
 
-__all__ = ["model_of"]
+__all__ = ["model_of", "refuse_other_model"]
 
 
 def model_of(run: Run, model: Path | str | None = None, device: str = "cpu") -> NFCoTReasoner:
@@ -31,3 +31,21 @@ def model_of(run: Run, model: Path | str | None = None, device: str = "cpu") -> 
             f" with {wanted}; give that one as --model"
         )
     return reasoner
+
+
+def refuse_other_model(run: Run, reasoner: NFCoTReasoner) -> None:
+    """Raises UserError unless the model has the checkpoint and dtype that the run names."""
+    asked = {
+        "checkpoint_hash": run.manifest["checkpoint_hash"],
+        "dtype": run.manifest["decode"]["dtype"],
+    }
+    given = {
+        "checkpoint_hash": reasoner.checkpoint_hash,
+        "dtype": reasoner.config["dtype"],
+    }
+    for name, wanted in asked.items():
+        if given[name] != wanted:
+            raise UserError(
+                f"{run.path}: {name} is {wanted}, the model's is {given[name]}; use the model"
+                " that made the run"
+            )
