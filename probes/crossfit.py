@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from probes.estimators import Estimator
-from probes.solvers import Design, design
+from probes.solvers import Design, Linear, design
 from probes.statistics import statistic, validation_loss
 
-__all__ = ["Crossfit", "crossfit", "refit"]
+__all__ = ["Crossfit", "crossfit", "fit_all"]
 
 
 @dataclass(frozen=True)
@@ -89,18 +89,14 @@ def crossfit(
     return result
 
 
-def refit(
-    X: Tensor, y: Tensor, classes: int, estimator: Estimator, penalty: float
-) -> tuple[Design, Tensor, Tensor]:
-    """The probe fitted on all rows: its design, weights [C, D] on standardised features, intercept.
-
-    In double precision and to a tolerance a hundred times finer than while choosing.
-    """
-    shared = design(X.double())
-    grid = shared.U.new_tensor([penalty])
-    labels = y[None] if y.dtype == torch.int64 else y.double()[None]
-    weights, intercept = estimator.fit(shared, labels, grid, classes).in_features(shared)
-    return shared, weights, intercept
+def fit_all(
+    X: Tensor, y: Tensor, classes: int, estimator: Estimator, penalty: float | None
+) -> tuple[Design, Linear]:
+    """One fit on all rows, in the precision of X: its design and its weights there."""
+    shared = design(X)
+    grid = shared.U.new_tensor([float("nan") if penalty is None else penalty])
+    labels = y[None] if y.dtype == torch.int64 else y.to(shared.U)[None]
+    return shared, estimator.fit(shared, labels, grid, classes)
 
 
 def _inner(

@@ -10,19 +10,20 @@ from sklearn.base import BaseEstimator
 
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner
+from nfcot_model.terminal import jsonable
 from nfcot_model.traces import Run
-from probes.calibration import calibration_table
+from probes.calibration import Bin, calibration_table
 from probes.controls.compare import Control, Judged, controls_of
 from probes.controls.panel import Panel
 from probes.controls.states import control_states
 from probes.fitting import resolve
 from probes.headline import headline
 from probes.intervals import Estimate, group_draws
-from probes.mdl import Mdl, online_code
+from probes.mdl import Mdl
 from probes.metrics import evaluate
 from probes.permutations import Permutation, permutation_test
 from probes.population import Population, population
-from probes.reading import Reading, Task, read_rows, task_of
+from probes.reading import Reading, code_length, read_rows, task_of
 from probes.sites import parse_site
 from probes.splits import FOLDS, Split, split_groups
 from probes.tables import LabelTable
@@ -93,7 +94,7 @@ class ProbeResult:
     controls: list[Control]
     permutation: Permutation
     mdl: Mdl | None
-    calibration: list[dict[str, Any]]
+    calibration: list[Bin]
     reading: Reading
     split: Split
     run: str
@@ -109,8 +110,9 @@ class ProbeResult:
             "metrics": {name: estimate.to_dict() for name, estimate in self.metrics.items()},
             "controls": [control.to_dict() for control in self.controls],
             "permutation": self.permutation.to_dict(),
-            "mdl": None if self.mdl is None else self.mdl.to_dict(),
-            "thresholds": None if limits is None else limits.to_dict(),
+            "mdl": None if self.mdl is None else jsonable(self.mdl),
+            "thresholds": None if limits is None else jsonable(limits),
+            "calibration": jsonable(self.calibration),
             "split_hash": self.split.hash,
         }
 
@@ -202,7 +204,7 @@ def fit_population(
         headline=headline(found.kind, metrics, controls, permutation),
         controls=controls,
         permutation=permutation,
-        mdl=None if is_number else _mdl(task, X, estimator),
+        mdl=code_length(task, X, estimator, reading.fitted.penalty),
         calibration=[] if is_number else calibration_table(found.kind, y, reading.test),
         reading=reading,
         split=split,
@@ -211,3 +213,7 @@ def fit_population(
         checkpoint_hash=run.manifest["checkpoint_hash"],
         settings=run.settings,
     )
+
+
+def _silent(name: str) -> None:
+    """Nobody watches."""

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 
 from nfcot_model.errors import UserError
 from probes.attention import ATTENTION, PENALTIES, fit_attention
-from probes.crossfit import crossfit, refit
+from probes.crossfit import crossfit, fit_all
 from probes.estimators import ESTIMATORS, estimator_named
 from probes.outside import as_weights, fit_outside, outside_named, outside_scores
 from probes.statistics import statistic, validation_loss
@@ -110,10 +110,9 @@ def _fit_linear(
     features = torch.from_numpy(np.ascontiguousarray(X, dtype=np.float32))
     target = torch.from_numpy(y if kind != "number" else y.astype(np.float32))
     found = crossfit(features, target, kind, classes, torch.from_numpy(fold), [estimator])[name]
-    shared, coef, intercept = refit(
-        features, torch.from_numpy(y), classes, estimator, found.penalty
-    )
-    arrays = (a.numpy() for a in (shared.mean, shared.scale, coef, intercept))
+    exact = torch.from_numpy(np.ascontiguousarray(X, dtype=np.float64))
+    shared, fit = fit_all(exact, torch.from_numpy(y), classes, estimator, found.penalty)
+    arrays = (a.numpy() for a in (shared.mean, shared.scale, *fit.in_features(shared)))
     weights = Weights(*arrays)
     penalty = found.penalty if estimator.penalties else None
     scores = found.scores.double().numpy()

@@ -6,17 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from sklearn.base import BaseEstimator
 
 from probes.calibration import Calibration, fit_calibration
+from probes.crossfit import fit_all
+from probes.estimators import ESTIMATORS
 from probes.features import Features
 from probes.fitting import Fitted, fit_rows, some
+from probes.mdl import Mdl, online_code
 from probes.population import Population
 from probes.splits import Rows
 from probes.thresholds import Thresholds, thresholds
 
-__all__ = ["Reading", "Task", "read_rows", "task_of"]
+__all__ = ["Reading", "Task", "code_length", "read_rows", "task_of"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ class Reading:
     def probabilities(self, X: Features) -> NDArray[np.float64]:
         """The same for other rows."""
         raw = self.fitted.read(X)
-        return np.asarray(raw[:, 0] if self.link is None else self.link.apply(raw))
+        one = raw[:, 0] if raw.shape[1] == 1 else raw
+        return np.asarray(one if self.link is None else self.link.apply(one))
 
 
 def task_of(found: Population, rows: Rows, seed: int) -> Task:
@@ -78,7 +84,8 @@ def read_rows(task: Task, X: Features, estimator: str | BaseEstimator) -> Readin
     fitted = fit_rows(
         some(X, rows.train), y, kind, len(task.classes or ()), rows.fold, estimator, task.seed
     )
-    link = None if kind == "number" else fit_calibration(kind, y, fitted.out_of_fold)
+    logits = fitted.out_of_fold[:, 0] if kind == "binary" else fitted.out_of_fold
+    link = None if kind == "number" else fit_calibration(logits, y)
     bare = Reading(fitted, link, np.zeros(0), np.zeros(0), None)
     test = bare.probabilities(some(X, rows.test))
     if kind != "binary" or not len(rows.control):
@@ -88,3 +95,23 @@ def read_rows(task: Task, X: Features, estimator: str | BaseEstimator) -> Readin
     return Reading(
         fitted, link, test, np.sort(scores), thresholds(scores, task.groups[negative])
     )
+
+
+def code_length(task: Task, X: Features, estimator: str | BaseEstimator, penalty: float | None) -> Mdl | None:
+    """In how many bits can the training labels be sent, learning from X on the way?
+
+    For classes and the built-in estimators; None for others. The penalty is the one that the probe
+    chose on all training rows, which the code does not pay for.
+    """
+    if task.kind == "number" or not isinstance(estimator, str) or estimator not in ESTIMATORS:
+        return None
+    y, classes = task.y[task.rows.train], len(task.classes or ())
+    features = torch.from_numpy(np.asarray(some(X, task.rows.train), dtype=np.float32))
+    labels = torch.from_numpy(y)
+
+    def told(train: NDArray[np.int64], test: NDArray[np.int64]) -> NDArray[np.float64]:
+        shared, fits = fit_all(features[train], labels[train], classes, ESTIMATORS[estimator], penalty)
+        z = fits.scores(shared.transform(features[test]))[0].double().numpy()
+        return softmax(np.hstack([0 * z, z]) if classes == 2 else z, axis=1)
+
+    return online_code(told, y, task.groups[task.rows.train], classes, task.seed)

@@ -31,16 +31,19 @@ def fit_logistic(
     y: Tensor,
     C: Tensor,
     classes: int,
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
     max_iterations: int = 500,
 ) -> Linear:
     """Which weights minimise `C * sum of log-losses + |w|^2 / 2`, for B labellings?
 
     y: [B, n] class indices below `classes`; C: [B], the strength of scikit-learn's
-    LogisticRegression, whose objective and stopping rule (largest gradient of the mean loss below
-    `tolerance`) these are; the intercept is not penalised. Two classes have one output, more have
-    one each. A class without a row gets a very low intercept rather than none.
+    LogisticRegression, whose objective and stopping rule these are: the largest gradient of the mean
+    loss is below `tolerance` (None: 1e-4 in single precision, as there, and 1e-7 in double). The
+    intercept is not penalised. Two classes have one output, more have one each. A class without a
+    row gets a very low intercept rather than none.
     """
+    if tolerance is None:
+        tolerance = 1e-4 if design.U.dtype == torch.float32 else 1e-7
     outputs = 1 if classes == 2 else classes
     most = max(1, MOST_ELEMENTS // max(1, y.shape[1] * outputs))
     parts = [

@@ -1,0 +1,449 @@
+"""Where in a run can a label be read? Every site and estimator, chosen among honestly.
+
+Sites are compared out of fold on the training groups; the best is then fitted again and tested once
+on groups that had no part in choosing it. Its adjusted p-value compares it with the best of all
+sites under labels that were exchanged between groups, the same exchange at every site.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+
+from nfcot_model.errors import UserError
+from nfcot_model.reasoners import NFCoTReasoner
+from nfcot_model.traces import Run
+from probes.attention import ATTENTION
+from probes.cells import Cell, control_cells, site_cells
+from probes.controls.compare import kinds_of
+from probes.controls.panel import ControlFeatures, Panel
+from probes.controls.states import control_states
+from probes.estimators import default_estimators
+from probes.features import gather, read_space
+from probes.fit import Options, ProbeResult, fit_population
+from probes.fitting import estimator_name, resolve, some
+from probes.intervals import Draws, group_draws
+from probes.permutations import Donors, control_task, donors
+from probes.population import Population, population
+from probes.reading import Task, task_of
+from probes.sites import Site, site_rows, sweep_sites
+from probes.splits import Split, refuse_thin_folds, split_groups
+from probes.statistics import STATISTIC
+from probes.tables import LabelTable
+from probes.units import Units
+
+__all__ = ["NullMax", "Plan", "Sweep", "sweep"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What does a sweep try? `spaces`, `places`: None for all that the run has (`sweep_sites`).
+
+    `estimators`: None for the usual three (ridge for numbers). `options`: how probes are fitted and
+    judged; `permutations`: of labels, for the null of the best site; `cell_draws`: resamples behind
+    each cell's interval.
+    """
+
+    spaces: tuple[str, ...] | None = None
+    places: tuple[str, ...] | None = None
+    estimators: tuple[str, ...] | None = None
+    options: Options = Options()
+    permutations: int = 99
+    cell_draws: int = 200
+
+
+@dataclass(frozen=True)
+class NullMax:
+    """How well does the best of all sites read labels that say nothing?"""
+
+    statistic: str
+    permutations: int
+    median: float
+    quantile_95: float
+    max: float
+    fixed: int
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Which sites carry the label, and what is left of the best one on untouched groups?
+
+    `cells`: every site and estimator, out of fold; `adjusted_p[i]`: of `cells[i]`, against the null
+    of the best of all; NaN where an estimator was not permuted. `controls`: per site or place.
+    `refused`: places that could not be read, with the reason. `best`: the probe of the best cell,
+    tested once. It shows where the label can be decoded, not where it is used.
+    """
+
+    label: str
+    kind: str
+    statistic: str
+    cells: list[Cell]
+    adjusted_p: list[float]
+    controls: list[Cell]
+    refused: dict[str, str]
+    null_max: NullMax | None
+    best: ProbeResult
+    split_hash: str
+    run: str
+    run_hash: str
+
+    @property
+    def best_p(self) -> float:
+        """The adjusted p-value of the best cell."""
+        at = [(c.site, c.name) for c in self.cells].index((self.best.site, self.best.estimator))
+        return self.adjusted_p[at]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of `nfcot probe sweep --json`."""
+        cells = [
+            {k: v for k, v in c.to_dict().items() if k != "null"} | {"adjusted_p": p}
+            for c, p in zip(self.cells, self.adjusted_p, strict=True)
+        ]
+        controls = [
+            {k: v for k, v in c.to_dict().items() if k != "null"} for c in self.controls
+        ]
+        return {
+            "label": self.label,
+            "kind": self.kind,
+            "statistic": self.statistic,
+            "cells": cells,
+            "controls": controls,
+            "refused": self.refused,
+            "null_max": None if self.null_max is None else vars(self.null_max),
+            "adjusted_p": self.best_p,
+            "best": self.best.to_dict(),
+            "split_hash": self.split_hash,
+            "run": self.run,
+            "run_hash": self.run_hash,
+        }
+
+
+def sweep(
+    run: Run,
+    label: str,
+    plan: Plan,
+    units: Units,
+    *,
+    table: LabelTable | None = None,
+    reasoner: NFCoTReasoner | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    device: str = "cpu",
+) -> Sweep:
+    """Cross-fit every estimator at every site, and test the best once.
+
+    `units` keeps what is done, so that a killed sweep goes on. `table`, `reasoner`: as in
+    `fit_probe`. progress: called with (done, all) units. Raises UserError for a site or label that
+    the run does not have, too few groups, or a label that no site can be read for.
+    """
+    sites = sweep_sites(run, _listed(plan.spaces), _listed(plan.places))
+    places = list(dict.fromkeys(site.place for site in sites))
+    found = _populations(run, label, sites, plan.options, table)
+    kind = next(iter(found.values())).kind
+    split = _shared_split(found, plan.options)
+    tasks, refused = {}, {}
+    for place in places:
+        one = found[str(place)]
+        task = task_of(one, split.rows(one.groups), plan.options.seed)
+        try:
+            if one.classes is not None:
+                refuse_thin_folds(task.y[task.rows.train], task.rows.fold, one.classes)
+        except UserError as error:
+            refused[str(place)] = str(error)
+            continue
+        tasks[str(place)] = task
+    sites = [site for site in sites if str(site.place) in tasks]
+    if not sites:
+        raise UserError(f"--label '{label}': no site can be read for it: {next(iter(refused.values()))}")
+    asked = plan.estimators or default_estimators(kind)
+    chosen = {
+        str(site): [
+            resolve(e, kind, site.place.how == "all")
+            for e in ((ATTENTION,) if site.place.how == "all" else asked)
+        ]
+        for site in sites
+    }
+    whose = _donors(run, found, tasks, split, plan)
+    work = _Work(run, found, tasks, chosen, whose, plan, split, device)
+    panel = None
+    if plan.options.controls:
+        panel = Panel(run, control_states(run, reasoner), plan.options.seed)
+    cells, controls = work.done(sites, panel, units, progress or _silent)
+    null = _null_max(cells, kind, whose)
+    adjusted = _adjusted(cells)
+    at = int(np.nanargmax([cell.value for cell in cells]))
+    site = next(s for s in sites if str(s) == cells[at].site)
+    best = fit_population(
+        run,
+        work.with_values(site, read_space(run, site)),
+        split,
+        replace(plan.options, estimator=_estimator(chosen[str(site)], cells[at].name)),
+        panel,
+    )
+    return Sweep(
+        label,
+        kind,
+        STATISTIC[kind],
+        cells,
+        adjusted,
+        controls,
+        refused,
+        null,
+        best,
+        split.hash,
+        run.name,
+        run.hash,
+    )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What all units of a sweep share."""
+
+    run: Run
+    found: dict[str, Population]
+    tasks: dict[str, Task]
+    chosen: dict[str, list[str | BaseEstimator]]
+    whose: tuple[Donors, NDArray[np.int64]] | None
+    plan: Plan
+    split: Split
+    device: str
+
+    def done(
+        self,
+        sites: Sequence[Site],
+        panel: Panel | None,
+        units: Units,
+        progress: Callable[[int, int], object],
+    ) -> tuple[list[Cell], list[Cell]]:
+        """All cells and all control cells, computing the units that are not kept yet."""
+        places = [] if panel is None else list(dict.fromkeys(str(s.place) for s in sites))
+        total, count = len(sites) + len(places), 0
+        results: dict[str, tuple[list[Cell], list[Cell]]] = {}
+        for name in [*places, *map(str, sites)]:
+            kept = units.read(name)
+            if kept is not None:
+                results[name] = kept
+                count += 1
+        progress(count, total)
+        with _one_thread_each() as workers, ThreadPoolExecutor(workers) as pool:
+            for batch in self._batches(sites, places, results, panel):
+                for name, result in pool.map(lambda job: (job[0], job[1]()), batch):
+                    units.write(name, *result)
+                    results[name] = result
+                    count += 1
+                    progress(count, total)
+        cells = [c for site in sites for c in results[str(site)][0]]
+        by_place = [c for place in places for c in results[place][1]]
+        return cells, by_place + [c for site in sites for c in results[str(site)][1]]
+
+    def _batches(
+        self,
+        sites: Sequence[Site],
+        places: Sequence[str],
+        kept: dict[str, Any],
+        panel: Panel | None,
+    ) -> Iterator[list[tuple[str, Callable[[], tuple[list[Cell], list[Cell]]]]]]:
+        """Jobs that may run side by side; each space is read once and then let go."""
+        if panel is not None:
+            yield [
+                (p, lambda p=p: ([], self.place_unit(p, panel))) for p in places if p not in kept
+            ]
+        for source in dict.fromkeys(site.source for site in sites):
+            mine = [s for s in sites if s.source == source and str(s) not in kept]
+            if mine:
+                values = read_space(self.run, mine[0])
+                yield [
+                    (str(s), lambda s=s, values=values: self.site_unit(s, values, panel))
+                    for s in mine
+                ]
+
+    def with_values(self, site: Site, values: NDArray[np.float32]) -> Population:
+        """The population of the site's place, with what stands at the site."""
+        base = self.found[str(site.place)]
+        rows = site_rows(self.run, site)
+        kept = rows.where(np.isin(rows.trace, base.trace))
+        return replace(base, X=gather(values, site, kept), site=site)
+
+    def place_unit(self, place: str, panel: Panel) -> list[Cell]:
+        """The controls that do not depend on the space."""
+        task, found = self.tasks[place], self.found[place]
+        features = panel.of_place(found, task.rows.train)
+        return self._controls(place, task, list(features), self._strongest(task))
+
+    def site_unit(
+        self, site: Site, values: NDArray[np.float32], panel: Panel | None
+    ) -> tuple[list[Cell], list[Cell]]:
+        """The estimators at a site and the controls of its width."""
+        place, name = str(site.place), str(site)
+        task, found = self.tasks[place], self.with_values(site, values)
+        train = task.rows.train
+        X = some(found.X if found.X is not None else [], train)
+        draws = self._draws(task)
+        permuted = self._permuted(found, task)
+        estimators = self.chosen[name]
+        cells = [*site_cells(name, task, X, estimators, permuted, draws, self.device)]
+        if panel is None:
+            return cells, []
+        own = estimators[0] if isinstance(estimators[0], str) else self._strongest(task)
+        controls = self._controls(name, task, list(panel.of_site(found)), own)
+        kinds, _ = kinds_of(found, self.run)
+        labels = replace(task, y=control_task(found.y, kinds, task.seed))
+        memory = ControlFeatures("control_task", X, like_probe=True)
+        controls += control_cells(name, labels, [memory], own, own, draws, self.device)
+        return cells, controls
+
+    def _controls(
+        self, site: str, task: Task, features: list[ControlFeatures], own: str
+    ) -> list[Cell]:
+        train = task.rows.train
+        kept = [
+            f if f.X is None else replace(f, X=some(f.X, train)) for f in features
+        ]
+        strongest = self._strongest(task)
+        return [
+            *control_cells(site, task, kept, strongest, own, self._draws(task), self.device)
+        ]
+
+    def _strongest(self, task: Task) -> str:
+        return "ridge" if task.kind == "number" else "logistic"
+
+    def _draws(self, task: Task) -> Draws:
+        return group_draws(task.groups[task.rows.train], self.plan.cell_draws, task.seed)
+
+    def _permuted(self, found: Population, task: Task) -> NDArray[Any] | None:
+        if self.whose is None:
+            return None
+        exchange, position = self.whose
+        train = task.rows.train
+        return exchange.labels(found.y[train], position[found.trace[train]])
+
+
+def _populations(
+    run: Run, label: str, sites: Sequence[Site], options: Options, table: LabelTable | None
+) -> dict[str, Population]:
+    """The rows of each place, without values, all of one kind of task."""
+    first = {str(site.place): site for site in reversed(sites)}
+
+    def read(kind: str) -> dict[str, Population]:
+        return {
+            place: population(
+                run,
+                site,
+                label,
+                table=table,
+                kind=kind,
+                positive=options.positive,
+                values="none",
+            )
+            for place, site in reversed(first.items())
+        }
+
+    found = read(options.kind)
+    kinds = {one.kind for one in found.values()}
+    if len(kinds) == 1:
+        return found
+    return read("number" if "number" in kinds else "multiclass")
+
+
+def _shared_split(found: dict[str, Population], options: Options) -> Split:
+    """One split for all places: each trace counts with its label at the first place it has."""
+    kind = next(iter(found.values())).kind
+    values: dict[int, Any] = {}
+    groups: dict[int, object] = {}
+    for one in found.values():
+        for trace, y, group in zip(one.trace.tolist(), one.y.tolist(), one.groups, strict=True):
+            values.setdefault(trace, y if one.classes is None else json.dumps(one.classes[y]))
+            groups.setdefault(trace, group)
+    names = np.array([groups[t] for t in sorted(groups)], dtype=object)
+    column = [values[t] for t in sorted(values)]
+    if kind == "number":
+        y: NDArray[Any] = np.array(column, dtype=np.float64)
+        classes = None
+    else:
+        classes = sorted(set(column))
+        index = {value: i for i, value in enumerate(classes)}
+        y = np.array([index[value] for value in column], dtype=np.int64)
+    return split_groups(y, names, classes, options.seed, options.folds, kind == "binary")
+
+
+def _donors(
+    run: Run, found: dict[str, Population], tasks: dict[str, Task], split: Split, plan: Plan
+) -> tuple[Donors, NDArray[np.int64]] | None:
+    """Permutations of the training traces, the same at every place; and where each trace stands."""
+    if plan.permutations < 1:
+        return None
+    groups = run.traces["group"].to_numpy(dtype=object)
+    present = np.zeros((len(groups), len(tasks)), dtype=bool)
+    for column, place in enumerate(tasks):
+        present[found[place].trace, column] = True
+    training = np.isin(groups.astype(str), list(split.fold)) & present.any(axis=1)
+    rows = np.flatnonzero(training)
+    position = np.full(len(groups), -1, dtype=np.int64)
+    position[rows] = np.arange(len(rows))
+    exchange = donors(groups[rows], present[rows], plan.permutations, plan.options.seed)
+    return exchange, position
+
+
+def _null_max(
+    cells: Sequence[Cell], kind: str, whose: tuple[Donors, NDArray[np.int64]] | None
+) -> NullMax | None:
+    best = _best_null(cells)
+    if best is None or whose is None:
+        return None
+    return NullMax(
+        STATISTIC[kind],
+        len(best),
+        float(np.median(best)),
+        float(np.quantile(best, 0.95)),
+        float(best.max()),
+        whose[0].fixed,
+    )
+
+
+def _best_null(cells: Sequence[Cell]) -> NDArray[np.float64] | None:
+    nulls = [cell.null for cell in cells if cell.null]
+    return np.nanmax(np.array(nulls, dtype=np.float64), axis=0) if nulls else None
+
+
+def _adjusted(cells: Sequence[Cell]) -> list[float]:
+    """(1 + permutations whose best site is as good) / (1 + permutations)"""
+    best = _best_null(cells)
+    return [
+        float("nan")
+        if best is None or not cell.null or np.isnan(cell.value)
+        else (1 + int((best >= cell.value - 1e-12).sum())) / (1 + len(best))
+        for cell in cells
+    ]
+
+
+def _estimator(choices: Sequence[str | BaseEstimator], name: str) -> str | BaseEstimator:
+    return next(e for e in choices if estimator_name(e) == name)
+
+
+def _listed(names: tuple[str, ...] | None) -> list[str] | None:
+    return None if names is None else list(names)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[int]:
+    """As many workers as torch has threads, with one thread each: the matrices are small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _silent(done: int, total: int) -> None:
+    """Nobody watches."""
