@@ -16,8 +16,8 @@ from probes.artifact import Probe, Weights, weights_of, write_probe
 from probes.estimators import ESTIMATOR, class_scores, fit_logistic
 from probes.evaluate import evaluate_predictions, majority_predictions, permute_between_groups
 from probes.intervals import Estimate
-from probes.labels import read_labels
-from probes.sites import parse_site, read_site, real_site, site_rows
+from probes.population import population
+from probes.sites import parse_site
 from probes.splits import grouped_split
 
 __all__ = ["Control", "ProbeResult", "fit_probe", "save_probe"]
@@ -90,17 +90,10 @@ def fit_probe(run: Run, label: str, site: str, seed: int = 0) -> ProbeResult:
     """
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed is {seed}; expected 0 to 2**63 - 1")
-    place = real_site(run, parse_site(site))
-    rows = site_rows(run, place)
-    labels = read_labels(run, label, rows)
-    if not labels.known.any():
-        raise UserError(f"--label '{label}': no thought at --site {place} of {run.name} has it")
-    x = read_site(run, place, rows)[labels.known]
-    values = labels.values[labels.known]
-    groups = run.traces["group"].to_numpy(dtype=object)[rows.trace][labels.known]
-    classes = sorted(set(values), key=lambda v: (isinstance(v, str), v))
-    index = {value: i for i, value in enumerate(classes)}
-    y = np.array([index[v] for v in values], dtype=np.int64)
+    seen = population(run, parse_site(site), label, kind="multiclass")
+    if not isinstance(seen.X, np.ndarray) or seen.classes is None:
+        raise UserError(f"--site {seen.site}: a logistic probe reads one row per trace; pool them")
+    x, y, groups, classes = seen.X.astype(np.float64), seen.y, seen.groups, seen.classes
     split = grouped_split(y, groups, classes, seed)
     train, test, C = split.train, split.test, len(classes)
 
@@ -119,9 +112,9 @@ def fit_probe(run: Run, label: str, site: str, seed: int = 0) -> ProbeResult:
     )
     withheld = _withheld(split.test_groups, classes)
     return ProbeResult(
-        site=str(place),
+        site=str(seen.site),
         label=label,
-        label_level=labels.level,
+        label_level=seen.label_level,
         estimator=ESTIMATOR,
         classes=classes,
         seed=seed,
@@ -129,10 +122,7 @@ def fit_probe(run: Run, label: str, site: str, seed: int = 0) -> ProbeResult:
         groups=len(set(groups)),
         n_test=int(test.size),
         groups_test=len(set(groups[test])),
-        out={
-            f"no thought {place.k}": rows.out,
-            f"no label '{label}'": int((~labels.known).sum()),
-        },
+        out=seen.out,
         metrics=_without(metrics, withheld),
         controls=[
             Control("shuffled_labels", _without(shuffled, withheld)),
