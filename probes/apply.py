@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nfcot_model.errors import UserError
@@ -15,8 +16,9 @@ from nfcot_model.terminal import jsonable
 from nfcot_model.traces import Run
 from probes.artifact import Probe
 from probes.evaluate import accuracy_interval
-from probes.labels import read_labels
-from probes.sites import read_site, site_rows
+from probes.features import read_site
+from probes.labels import has_label, read_labels
+from probes.sites import site_rows
 
 __all__ = ["ProbeScores", "apply_probe", "save_scores"]
 
@@ -60,7 +62,7 @@ def apply_probe(probe: Probe, run: Run) -> ProbeScores:
     """
     probe.refuse_mismatch(run)
     rows = site_rows(run, probe.site)
-    x = read_site(run, probe.site, rows)
+    x = np.asarray(read_site(run, probe.site, rows), dtype=np.float64)
     if x.shape[1] != probe.weights.mean.size:
         raise UserError(
             f"{run.name}: {x.shape[1]} values at --site {probe.site}, the probe reads"
@@ -74,7 +76,7 @@ def apply_probe(probe: Probe, run: Run) -> ProbeScores:
     frame = pd.DataFrame(
         {
             "trace_id": traces["trace_id"].to_numpy(),
-            "k": run.thoughts["k"].to_numpy()[rows.row],
+            "k": run.thoughts["k"].to_numpy()[rows.last],
             "predicted": [classes[i] for i in best],
             "probability": p.max(axis=1),
             "seen": traces["group"].isin(trained_on).to_numpy(),
@@ -82,8 +84,8 @@ def apply_probe(probe: Probe, run: Run) -> ProbeScores:
         }
     )
     name = probe.meta["label"]
-    if name in run.label_columns():
-        labels = read_labels(run, name, rows)
+    if has_label(run, name):
+        labels = read_labels(run, name, probe.site, rows, kind="multiclass")
         frame["label"] = [
             json.dumps(v) if known else None
             for v, known in zip(labels.values, labels.known, strict=True)

@@ -167,7 +167,7 @@ def _shard(
     K = np.array([len(problem["labels"]) for problem, _ in block])
     step_labels = [labels for problem, _ in block for labels in problem["labels"]]
     rows, first = int(K.sum()), np.cumsum(K) - K
-    mu = np.stack([_mean(labels, D, style.signal) for labels in step_labels])
+    mu = np.array([_mean(labels, D, style.signal) for labels in step_labels]).reshape(rows, D)
     drawn = rng.normal(size=(rows, D)) * tau
     scored = drawn.copy()
     for i in np.flatnonzero(tampered):

@@ -67,7 +67,7 @@ def test_fit_shows_a_table_without_json(run: Run) -> None:
     [
         (["--label", "colour", "--site", "u@0"], "existing labels: step: coefficient"),
         (["--label", "offset", "--site", "u@9"], "existing sites: u@K"),
-        (["--label", "offset", "--site", "w@0"], "expected SPACE@K"),
+        (["--label", "offset", "--site", "w@0"], "expected SPACE@PLACE"),
         (["--label", "tampered", "--site", "u@0"], "single class (False)"),
         (["--label", "coefficient", "--site", "u@3"], "trace more problems"),
     ],
