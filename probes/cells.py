@@ -99,10 +99,10 @@ def control_cells(
             yield Cell(site, control.name, rows, groups, None, nan, {}, (), control.reason)
             continue
         name = own if control.like_probe else strongest
-        if isinstance(control.X, list):
-            cell = _other(site, task, control.X, name, draws)
-        else:
+        if isinstance(control.X, np.ndarray) and name in ESTIMATORS:
             (cell,) = _built_in(site, task, control.X, [name], None, draws, device)
+        else:
+            cell = _other(site, task, control.X, name, draws)
         yield Cell(**(vars(cell) | {"name": control.name}))
 
 

@@ -55,7 +55,7 @@ def crossfit(
     """
     folds = int(fold.max()) + 1
     chosen = {e.name: _inner(X, y, kind, classes, fold, e) for e in estimators}
-    outputs = 1 if classes == 2 or kind == "number" else classes
+    outputs = classes if kind == "multiclass" else 1
     scores = {e.name: X.new_zeros(len(X), outputs) for e in estimators}
     values: dict[str, list[Tensor]] = {e.name: [] for e in estimators}
     nulls: dict[str, list[Tensor]] = {e.name: [] for e in estimators}
@@ -67,7 +67,7 @@ def crossfit(
         for e in estimators:
             grid = X.new_tensor(e.penalties or (torch.nan,))
             fits = e.fit(shared, y[train].expand(len(grid), -1), grid, classes)
-            told = fits.scores(there)
+            told = _told(fits, there, kind)
             losses[e.name].append(validation_loss(kind, y[test], told))
             best = chosen[e.name][b]
             scores[e.name][test] = told[best]
@@ -77,14 +77,14 @@ def crossfit(
                 nulls[e.name].append(found)
     result = {}
     for e in estimators:
-        grid = e.penalties or (float("nan"),)
+        choices = e.penalties or (float("nan"),)
         null = torch.stack(nulls[e.name]).nanmean(0) if nulls[e.name] else X.new_zeros(0)
         result[e.name] = Crossfit(
             scores[e.name],
             float(torch.stack(values[e.name]).nanmean()),
             null,
-            tuple(grid[i] for i in chosen[e.name]),
-            grid[int(torch.stack(losses[e.name]).mean(0).argmin())],
+            tuple(choices[i] for i in chosen[e.name]),
+            choices[int(torch.stack(losses[e.name]).mean(0).argmin())],
         )
     return result
 
@@ -113,7 +113,7 @@ def _inner(
         shared = design(X[train])
         fits = estimator.fit(shared, y[train].expand(len(grid), -1), grid, classes)
         for outer, judged in ((b, fold == a), (a, fold == b)):
-            told = fits.scores(shared.transform(X[judged]))
+            told = _told(fits, shared.transform(X[judged]), kind)
             total[outer] += validation_loss(kind, y[judged], told).to(total)
     return [int(i) for i in total.argmin(1)]
 
@@ -131,4 +131,12 @@ def _null(
 ) -> Tensor:
     """The statistic of each permuted labelling in one fold, [P]."""
     fits = estimator.fit(shared, permuted[:, train], penalty.expand(len(permuted)), classes)
-    return statistic(kind, permuted[:, test], fits.scores(there))
+    return statistic(kind, permuted[:, test], _told(fits, there, kind))
+
+
+def _told(fits: Linear, U: Tensor, kind: str) -> Tensor:
+    """Scores [B, n, outputs]; a multiclass label of two classes has two logits, the first 0."""
+    told = fits.scores(U)
+    if kind == "multiclass" and told.shape[-1] == 1:
+        return torch.cat([torch.zeros_like(told), told], -1)
+    return told

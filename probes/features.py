@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from nfcot_model.errors import UserError
 from nfcot_model.traces import Run
 from probes.sites import Site, SiteRows, real_site
+from probes.weights import Features
 
 __all__ = ["Features", "gather", "read_site", "read_space"]
 
 Floats = NDArray[np.float32]
-Features = Floats | list[Floats]
 
 
 def read_space(run: Run, site: Site) -> Floats:

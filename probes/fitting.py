@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ __all__ = ["Fitted", "estimator_name", "fit_rows", "resolve", "some"]
 
 Labels = NDArray[np.int64] | NDArray[np.float64]
 Ints = NDArray[np.int64]
+Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Fitted:
     out_of_fold: NDArray[np.float64]
     value: float
     weights: Weights | None
-    read: Callable[[Features], NDArray[np.float64]]
+    read: Callable[[Features], Scores]
 
 
 def resolve(estimator: str | BaseEstimator, kind: str, pooled: bool) -> str | BaseEstimator:
@@ -112,8 +114,12 @@ def _fit_linear(
     found = crossfit(features, target, kind, classes, torch.from_numpy(fold), [estimator])[name]
     exact = torch.from_numpy(np.ascontiguousarray(X, dtype=np.float64))
     shared, fit = fit_all(exact, torch.from_numpy(y), classes, estimator, found.penalty)
-    arrays = (a.numpy() for a in (shared.mean, shared.scale, *fit.in_features(shared)))
-    weights = Weights(*arrays)
+    mean, scale, coef, intercept = (
+        a.numpy() for a in (shared.mean, shared.scale, *fit.in_features(shared))
+    )
+    if kind == "multiclass" and classes == 2:
+        coef, intercept = np.vstack([0 * coef, coef]), np.concatenate([0 * intercept, intercept])
+    weights = Weights(mean, scale, coef, intercept)
     penalty = found.penalty if estimator.penalties else None
     scores = found.scores.double().numpy()
     return Fitted(name, penalty, scores, found.value, weights, weights.scores)
@@ -122,17 +128,13 @@ def _fit_linear(
 def _fit_attention(
     X: Features, y: Labels, kind: str, classes: int, fold: Ints, seed: int
 ) -> Fitted:
+    def fit(penalty: float, train: NDArray[np.bool_]) -> Callable[[Features], Scores]:
+        part = list(some(X, train))
+        return fit_attention(part, y[train], kind, classes, penalty, seed).scores
+
     candidates = []
     for penalty in PENALTIES:
-        scores = _out_of_fold(
-            X,
-            kind,
-            classes,
-            fold,
-            lambda train, penalty=penalty: fit_attention(
-                some(X, train), y[train], kind, classes, penalty, seed
-            ).scores,
-        )
+        scores = _out_of_fold(X, kind, classes, fold, partial(fit, penalty))
         loss = validation_loss(kind, torch.from_numpy(y), torch.from_numpy(scores)[None])
         candidates.append((float(loss[0]), penalty, scores))
     _, penalty, scores = min(candidates, key=lambda c: c[0])
@@ -149,7 +151,7 @@ def _fit_outside(
     fold: Ints,
     estimator: BaseEstimator,
 ) -> Fitted:
-    def fit(train: NDArray[np.bool_]) -> Callable[[Features], NDArray[np.float64]]:
+    def fit(train: NDArray[np.bool_]) -> Callable[[Features], Scores]:
         fitted = fit_outside(estimator, X[train], y[train], kind)
         return lambda rows: outside_scores(fitted, np.asarray(rows), kind, classes)
 
@@ -170,7 +172,7 @@ def _out_of_fold(
     kind: str,
     classes: int,
     fold: Ints,
-    fit: Callable[[NDArray[np.bool_]], Callable[[Features], NDArray[np.float64]]],
+    fit: Callable[[NDArray[np.bool_]], Callable[[Features], Scores]],
 ) -> NDArray[np.float64]:
     scores = np.zeros((len(fold), classes if kind == "multiclass" else 1))
     for b in range(int(fold.max()) + 1):

@@ -41,7 +41,10 @@ def headline(
     value = metrics[name]
     shown = f"{name} {value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
     if permutation.p_value is not None and permutation.p_value > SIGNIFICANT:
-        return f"reads nothing: {shown} is no better than permuted labels (p {permutation.p_value:.3f})"
+        return (
+            f"reads nothing: {shown} is no better than permuted labels"
+            f" (p {permutation.p_value:.3f})"
+        )
     found = {control.name: control for control in controls}
     verdicts = []
     for names, verdict in SUSPECTS:

@@ -95,6 +95,4 @@ def as_weights(model: Pipeline, kind: str, classes: int) -> Weights | None:
     if coef.shape[0] != outputs:
         return None
     scaler = model[0]
-    return Weights(
-        np.asarray(scaler.mean_), np.asarray(scaler.scale_), coef, np.array(intercept)
-    )
+    return Weights(np.asarray(scaler.mean_), np.asarray(scaler.scale_), coef, np.array(intercept))

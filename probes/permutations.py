@@ -30,8 +30,8 @@ BATCH = 128
 class Donors:
     """`trace` [P, n]: whose labels each trace gets in each permutation.
 
-    Whole groups exchange labels, trace by trace, with groups that have as many traces which have the
-    label at the same places; what hangs together within a group still does. `fixed`: traces of
+    Whole groups exchange labels, trace by trace, with groups that have as many traces which have
+    the label at the same places; what hangs together within a group still does. `fixed`: traces of
     groups that no other group is like, which keep their own labels, so that p-values are too large
     rather than too small.
     """
@@ -144,9 +144,7 @@ def permutation_test(
         whose = donors(groups, np.ones((len(groups), 1), dtype=bool), count, seed)
     except UserError as error:
         return Permutation(name, observed, None, None, 0, 0, str(error))
-    null = np.concatenate(
-        [of(y[part]) for part in np.array_split(whose.trace, -(-count // BATCH))]
-    )
+    null = np.concatenate([of(y[part]) for part in np.array_split(whose.trace, -(-count // BATCH))])
     p = (1 + int((null >= observed - 1e-12).sum())) / (1 + count)
     return Permutation(name, observed, p, float(np.nanmax(null)), count, whose.fixed)
 

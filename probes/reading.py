@@ -92,12 +92,12 @@ def read_rows(task: Task, X: Features, estimator: str | BaseEstimator) -> Readin
         return Reading(fitted, link, test, np.zeros(0), None)
     negative = rows.control[task.y[rows.control] == 0]
     scores = bare.probabilities(some(X, negative))
-    return Reading(
-        fitted, link, test, np.sort(scores), thresholds(scores, task.groups[negative])
-    )
+    return Reading(fitted, link, test, np.sort(scores), thresholds(scores, task.groups[negative]))
 
 
-def code_length(task: Task, X: Features, estimator: str | BaseEstimator, penalty: float | None) -> Mdl | None:
+def code_length(
+    task: Task, X: Features, estimator: str | BaseEstimator, penalty: float | None
+) -> Mdl | None:
     """In how many bits can the training labels be sent, learning from X on the way?
 
     For classes and the built-in estimators; None for others. The penalty is the one that the probe
@@ -110,7 +110,9 @@ def code_length(task: Task, X: Features, estimator: str | BaseEstimator, penalty
     labels = torch.from_numpy(y)
 
     def told(train: NDArray[np.int64], test: NDArray[np.int64]) -> NDArray[np.float64]:
-        shared, fits = fit_all(features[train], labels[train], classes, ESTIMATORS[estimator], penalty)
+        shared, fits = fit_all(
+            features[train], labels[train], classes, ESTIMATORS[estimator], penalty
+        )
         z = fits.scores(shared.transform(features[test]))[0].double().numpy()
         return softmax(np.hstack([0 * z, z]) if classes == 2 else z, axis=1)
 

@@ -106,8 +106,8 @@ def refuse_thin_folds(y: Ints, fold: Ints, classes: Sequence[object]) -> None:
     if present[:, thin].sum() < MIN_TO_TRAIN:
         raise UserError(
             f"class {classes[thin]!r} of the label is in {present[:, thin].sum()} of"
-            f" {len(present)} folds of the training groups at this site, at least {MIN_TO_TRAIN} are"
-            " needed: trace more problems or choose another --label or --site"
+            f" {len(present)} folds of the training groups at this site, at least {MIN_TO_TRAIN}"
+            " are needed: trace more problems or choose another --label or --site"
         )
 
 
@@ -134,9 +134,7 @@ def groups_by_class(y: Ints, groups: Groups, classes: int) -> Ints:
     return np.bincount(pairs % classes, minlength=classes).astype(np.int64)
 
 
-def _refuse_small(
-    y: Labels, groups: Groups, classes: Sequence[object] | None, folds: int
-) -> None:
+def _refuse_small(y: Labels, groups: Groups, classes: Sequence[object] | None, folds: int) -> None:
     if folds < MIN_TO_TRAIN:
         raise UserError(f"--folds {folds}: expected at least {MIN_TO_TRAIN}")
     if classes is not None and len(classes) < 2:
@@ -173,7 +171,9 @@ def _chosen_parts(
     if classes is None:
         return 0, 1 if control else -1
     C = len(classes)
-    inside = np.stack([groups_by_class(strata[part == p], groups[part == p], C) for p in range(PARTS)])
+    inside = np.stack(
+        [groups_by_class(strata[part == p], groups[part == p], C) for p in range(PARTS)]
+    )
     everywhere = inside.sum(0)
     order = np.argsort(-inside.min(axis=1), kind="stable")
     test, held = int(order[0]), int(order[1]) if control else -1

@@ -55,7 +55,7 @@ def r2(y: Tensor, scores: Tensor) -> Tensor:
 
 
 def validation_loss(kind: str, y: Tensor, scores: Tensor) -> Tensor:
-    """By which loss are penalties chosen? Log-loss or squared error, y [n], scores [B, n, outputs]."""
+    """Which log-loss or squared error chooses penalties? y [n], scores [B, n, outputs] -> [B]"""
     if kind == "binary":
         z = scores[..., 0]
         return (softplus(z) - y.to(z) * z).mean(-1)

@@ -11,8 +11,8 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class Plan:
     spaces: tuple[str, ...] | None = None
     places: tuple[str, ...] | None = None
     estimators: tuple[str, ...] | None = None
-    options: Options = Options()
+    options: Options = field(default_factory=Options)
     permutations: int = 99
     cell_draws: int = 200
 
@@ -109,9 +109,7 @@ class Sweep:
             {k: v for k, v in c.to_dict().items() if k != "null"} | {"adjusted_p": p}
             for c, p in zip(self.cells, self.adjusted_p, strict=True)
         ]
-        controls = [
-            {k: v for k, v in c.to_dict().items() if k != "null"} for c in self.controls
-        ]
+        controls = [{k: v for k, v in c.to_dict().items() if k != "null"} for c in self.controls]
         return {
             "label": self.label,
             "kind": self.kind,
@@ -163,7 +161,9 @@ def sweep(
         tasks[str(place)] = task
     sites = [site for site in sites if str(site.place) in tasks]
     if not sites:
-        raise UserError(f"--label '{label}': no site can be read for it: {next(iter(refused.values()))}")
+        raise UserError(
+            f"--label '{label}': no site can be read for it: {next(iter(refused.values()))}"
+        )
     asked = plan.estimators or default_estimators(kind)
     chosen = {
         str(site): [
@@ -255,17 +255,12 @@ class _Work:
     ) -> Iterator[list[tuple[str, Callable[[], tuple[list[Cell], list[Cell]]]]]]:
         """Jobs that may run side by side; each space is read once and then let go."""
         if panel is not None:
-            yield [
-                (p, lambda p=p: ([], self.place_unit(p, panel))) for p in places if p not in kept
-            ]
+            yield [(p, partial(self.place_unit, p, panel)) for p in places if p not in kept]
         for source in dict.fromkeys(site.source for site in sites):
             mine = [s for s in sites if s.source == source and str(s) not in kept]
             if mine:
                 values = read_space(self.run, mine[0])
-                yield [
-                    (str(s), lambda s=s, values=values: self.site_unit(s, values, panel))
-                    for s in mine
-                ]
+                yield [(str(s), partial(self.site_unit, s, values, panel)) for s in mine]
 
     def with_values(self, site: Site, values: NDArray[np.float32]) -> Population:
         """The population of the site's place, with what stands at the site."""
@@ -274,11 +269,11 @@ class _Work:
         kept = rows.where(np.isin(rows.trace, base.trace))
         return replace(base, X=gather(values, site, kept), site=site)
 
-    def place_unit(self, place: str, panel: Panel) -> list[Cell]:
+    def place_unit(self, place: str, panel: Panel) -> tuple[list[Cell], list[Cell]]:
         """The controls that do not depend on the space."""
         task, found = self.tasks[place], self.found[place]
         features = panel.of_place(found, task.rows.train)
-        return self._controls(place, task, list(features), self._strongest(task))
+        return [], self._controls(place, task, list(features), self._strongest(task))
 
     def site_unit(
         self, site: Site, values: NDArray[np.float32], panel: Panel | None
@@ -306,13 +301,9 @@ class _Work:
         self, site: str, task: Task, features: list[ControlFeatures], own: str
     ) -> list[Cell]:
         train = task.rows.train
-        kept = [
-            f if f.X is None else replace(f, X=some(f.X, train)) for f in features
-        ]
+        kept = [f if f.X is None else replace(f, X=some(f.X, train)) for f in features]
         strongest = self._strongest(task)
-        return [
-            *control_cells(site, task, kept, strongest, own, self._draws(task), self.device)
-        ]
+        return [*control_cells(site, task, kept, strongest, own, self._draws(task), self.device)]
 
     def _strongest(self, task: Task) -> str:
         return "ridge" if task.kind == "number" else "logistic"
@@ -367,13 +358,9 @@ def _shared_split(found: dict[str, Population], options: Options) -> Split:
     names = np.array([groups[t] for t in sorted(groups)], dtype=object)
     column = [values[t] for t in sorted(values)]
     if kind == "number":
-        y: NDArray[Any] = np.array(column, dtype=np.float64)
-        classes = None
-    else:
-        classes = sorted(set(column))
-        index = {value: i for i, value in enumerate(classes)}
-        y = np.array([index[value] for value in column], dtype=np.int64)
-    return split_groups(y, names, classes, options.seed, options.folds, kind == "binary")
+        return split_groups(np.array(column), names, None, options.seed, options.folds)
+    classes, y = np.unique(np.array(column, dtype=object).astype(str), return_inverse=True)
+    return split_groups(y, names, classes.tolist(), options.seed, options.folds, kind == "binary")
 
 
 def _donors(

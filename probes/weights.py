@@ -35,16 +35,13 @@ class Weights:
     def scores(self, X: Features) -> NDArray[np.float64]:
         """What does the probe say of each trace? [n, C]"""
         if self.query is None:
-            x = (np.asarray(X, dtype=np.float64) - self.mean) / self.scale
+            x = self._standardised(X)
         else:
-            x = np.stack([self._pooled(one) for one in X])
+            x = np.stack([_pooled(self._standardised(one), self.query) for one in X])
         return np.asarray(x @ self.coef.T + self.intercept)
 
-    def _pooled(self, thoughts: Floats) -> NDArray[np.float64]:
-        x = (np.asarray(thoughts, dtype=np.float64) - self.mean) / self.scale
-        score = x @ self.query
-        weight = np.exp(score - score.max())
-        return np.asarray(weight @ x / weight.sum())
+    def _standardised(self, X: Features) -> NDArray[np.float64]:
+        return np.asarray((np.asarray(X, dtype=np.float64) - self.mean) / self.scale)
 
     @property
     def arrays(self) -> dict[str, NDArray[np.float64]]:
@@ -54,3 +51,10 @@ class Weights:
     def hash(self) -> str:
         """Are two probes the same to the last bit?"""
         return content_hash({name: value.tolist() for name, value in self.arrays.items()})
+
+
+def _pooled(x: NDArray[np.float64], query: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of thoughts [K, D], weighted by the softmax of what the query finds in each. [D]"""
+    found = x @ query
+    weight = np.exp(found - found.max())
+    return np.asarray(weight @ x / weight.sum())

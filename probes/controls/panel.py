@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,9 +14,9 @@ from nfcot_model.traces import Run
 from probes.controls.lengths import length_features
 from probes.controls.states import ControlStates, read_control
 from probes.controls.text import WordCounts, count_words, decoded_texts, prompt_texts
-from probes.population import Population
-from probes.sites import Site, site_rows
 from probes.features import Features, gather
+from probes.population import Population
+from probes.sites import site_rows
 
 __all__ = ["CONTROLS", "PROMPT_ONLY", "ControlFeatures", "Panel"]
 

@@ -1,4 +1,4 @@
-"""What do all fits on the same rows share? Standardised features in the basis of their covariance."""
+"""What do all fits on the same rows share? Standardised features, rotated to be uncorrelated."""
 
 from __future__ import annotations
 

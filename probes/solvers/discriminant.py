@@ -1,7 +1,7 @@
 """Difference of means, whitened or not, and linear discriminants: one formula, three shrinkages.
 
-Gaussian classes with means m_c and one covariance give the logits `x . S^-1 m_c - m_c . S^-1 m_c / 2
-+ log share_c`, with S the pooled within-class covariance, shrunk to a multiple of the identity.
+Gaussian classes with means m_c and one covariance give the logits
+`x . S^-1 m_c - m_c . S^-1 m_c / 2 + log share_c`, with S the pooled within-class covariance, shrunk to a multiple of the identity.
 Shrinkage 1 leaves the difference of means (mass-mean), 0 whitens it fully (Marks & Tegmark,
 arXiv 2310.06824), `None` takes the Ledoit-Wolf amount (LDA with shrinkage).
 """
@@ -41,7 +41,9 @@ def fit_discriminant(design: Design, y: Tensor, classes: int, shrinkage: float |
     identity = torch.eye(U.shape[1], dtype=U.dtype, device=U.device)
     covariance = (1 - amount)[:, None, None] * within + (amount * level)[:, None, None] * identity
     # Classes that are single points leave nothing to divide by.
-    ridge = 1e-9 * design.variance.max() if U.dtype == torch.float64 else 1e-6 * design.variance.max()
+    ridge = (
+        1e-9 * design.variance.max() if U.dtype == torch.float64 else 1e-6 * design.variance.max()
+    )
     factor = torch.linalg.cholesky(covariance + ridge * identity)
     solved = torch.cholesky_solve(means.transpose(1, 2), factor)  # [B, r, C]
     intercept = share.log() - 0.5 * (means * solved.transpose(1, 2)).sum(-1)

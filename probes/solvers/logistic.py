@@ -55,7 +55,7 @@ def fit_logistic(
 
 @dataclass
 class _Loss:
-    """The mean log-loss of B fits with its penalty. Parameters [r + 1, B, C], the intercept last."""
+    """The mean log-loss of B fits with its penalty; parameters [r + 1, B, C], intercept last."""
 
     design: Design
     y: Tensor
