@@ -230,11 +230,11 @@ def _checked(kind: str, y: Labels, scores: Floats) -> Floats:
         raise ValueError(f"kind '{kind}', expected one of {', '.join(METRICS)}")
     if len(scores) != y.size or scores.ndim != (2 if kind == "multiclass" else 1):
         raise ValueError(f"scores of shape {scores.shape} for {y.size} {kind} labels")
-    finite = np.isfinite(scores).reshape(y.size, -1).all(axis=1)
-    if not finite.all():
+    bad = np.argwhere(~np.isfinite(scores))
+    if bad.size:
         raise UserError(
-            f"scores: row {int(finite.argmin())} of {y.size} is not finite; look for extreme values"
-            " among the probe's features"
+            f"scores: row {bad[0, 0]} of {y.size} is not finite; look for extreme values among the"
+            " probe's features"
         )
     return np.asarray(scores, dtype=np.float64)
 
