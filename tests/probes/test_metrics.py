@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -271,3 +272,18 @@ def test_scores_of_another_shape_or_not_finite_are_refused() -> None:
         point_metrics("binary", y, np.zeros((3, 2)))
     with pytest.raises(ValueError, match="kind 'auto'"):
         point_metrics("auto", y, np.zeros(3))
+    with pytest.raises(ValueError, match="binary scores are not probabilities"):
+        point_metrics("binary", y, np.array([0.0, 1.5, 1.0]))
+    with pytest.raises(ValueError, match="class indices 0 to 2 for 2 classes"):
+        point_metrics("binary", np.array([0, 1, 2]), np.array([0.0, 0.5, 1.0]))
+
+
+def test_rounded_probabilities_and_an_absent_class_are_read_without_a_warning() -> None:
+    rng = np.random.default_rng(0)
+    y, p = rng.integers(3, size=50), rng.dirichlet(np.ones(4), size=50).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        metrics, withheld = evaluate("multiclass", y, p, named(np.arange(50)), 0, 50)
+        evaluate("binary", np.zeros(50, dtype=int), p[:, 0], named(np.arange(50)), 0, 50, LIMITS)
+    assert 0 < metrics["log_loss"].low < metrics["log_loss"].value < metrics["log_loss"].high
+    assert "class 3 is in 0 held-out groups" in withheld["auroc"]
