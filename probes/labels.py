@@ -23,7 +23,7 @@ from nfcot_model.traces.schema import THOUGHTS_SCHEMA, TRACES_SCHEMA
 from probes.sites import Site, SiteRows, step_rows
 from probes.tables import LabelTable
 
-__all__ = ["KINDS", "Labels", "available_labels", "has_label", "read_labels"]
+__all__ = ["KINDS", "Labels", "available_labels", "class_key", "has_label", "read_labels"]
 
 KINDS = ("auto", "binary", "multiclass", "number")
 MAX_WHOLE = 20
@@ -231,13 +231,13 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _key(value: Any) -> str:
-    """Are two values one class? True and 1 are not."""
-    return json.dumps(value)
+def class_key(value: Any) -> tuple[type, Any]:
+    """Are two values one class? True and 1 are not, though Python calls them equal."""
+    return type(value), value
 
 
 def _classes(values: NDArray[np.object_]) -> list[Any]:
-    distinct = {_key(value): value for value in values}.values()
+    distinct = {class_key(value): value for value in values}.values()
     # booleans, then numbers, then texts
     return sorted(distinct, key=lambda v: (isinstance(v, str), not isinstance(v, bool), v))
 
@@ -273,13 +273,13 @@ def _against_rest(
     classes = [f"not {chosen}", chosen]
     result = np.full(len(values), None, dtype=object)
     for i in np.flatnonzero(known):
-        result[i] = classes[_key(values[i]) == _key(chosen)]
+        result[i] = classes[class_key(values[i]) == class_key(chosen)]
     return result, classes
 
 
 def _positive(positive: object, present: Sequence[Any]) -> Any:
     """The value that is meant: 3 where the label holds numbers, "3" where it holds texts."""
-    if not isinstance(positive, str) or _key(positive) in map(_key, present):
+    if not isinstance(positive, str) or class_key(positive) in map(class_key, present):
         return _plain(positive)
     try:
         parsed = _plain(json.loads(positive))
@@ -289,5 +289,5 @@ def _positive(positive: object, present: Sequence[Any]) -> Any:
 
 
 def _listed(classes: Sequence[Any]) -> str:
-    shown = ", ".join(map(_key, classes[:10]))
+    shown = ", ".join(map(json.dumps, classes[:10]))
     return shown + (f" and {len(classes) - 10} more" if len(classes) > 10 else "")

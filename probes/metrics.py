@@ -129,7 +129,8 @@ def evaluate(
     95 % percentile intervals over resamples of whole groups, exact binomial ones over groups for a
     share (accuracy, recall, false-positive rate) of one or zero. A width of zero of another metric
     means that no resample contained a mistake, not that there can be none. A single group has no
-    interval. The uncertainty of training and of the thresholds is not included.
+    interval, that of a few groups is too narrow. The uncertainty of training and of the thresholds
+    is not included.
     """
     values = point_metrics(kind, y, scores, thresholds)
     withheld = withheld_metrics(kind, y, scores, groups, thresholds, classes)
@@ -230,13 +231,21 @@ def _checked(kind: str, y: Labels, scores: Floats) -> Floats:
         raise ValueError(f"kind '{kind}', expected one of {', '.join(METRICS)}")
     if len(scores) != y.size or scores.ndim != (2 if kind == "multiclass" else 1):
         raise ValueError(f"scores of shape {scores.shape} for {y.size} {kind} labels")
-    finite = np.isfinite(scores).reshape(y.size, -1).all(axis=1)
-    if not finite.all():
+    bad = np.argwhere(~np.isfinite(scores))
+    if bad.size:
         raise UserError(
-            f"scores: row {int(finite.argmin())} of {y.size} is not finite; look for extreme values"
-            " among the probe's features"
+            f"scores: row {bad[0, 0]} of {y.size} is not finite; look for extreme values among the"
+            " probe's features"
         )
-    return np.asarray(scores, dtype=np.float64)
+    scores = np.asarray(scores, dtype=np.float64)
+    if kind == "number" or not y.size:
+        return scores
+    p = _columns(kind, scores)
+    if p.min() < 0 or not np.allclose(p.sum(axis=1), 1, atol=1e-4):
+        raise ValueError(f"{kind} scores are not probabilities")
+    if y.min() < 0 or y.max() >= p.shape[1]:
+        raise ValueError(f"class indices {y.min()} to {y.max()} for {p.shape[1]} classes")
+    return p / p.sum(axis=1, keepdims=True) if kind == "multiclass" else scores
 
 
 def _columns(kind: str, scores: Floats) -> Floats:

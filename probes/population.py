@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from nfcot_model.errors import UserError
 from nfcot_model.traces import Run
 from probes.features import Features, gather, read_space
-from probes.labels import read_labels
+from probes.labels import class_key, read_labels
 from probes.sites import Site, real_site, site_rows
 from probes.tables import LabelTable
 
@@ -91,5 +90,5 @@ def population(
 def _y(values: NDArray[np.object_], classes: list[Any] | None) -> NDArray[Any]:
     if classes is None:
         return values.astype(np.float64)
-    index = {json.dumps(value): i for i, value in enumerate(classes)}
-    return np.array([index[json.dumps(value)] for value in values], dtype=np.int64)
+    index = {class_key(value): i for i, value in enumerate(classes)}
+    return np.array([index[class_key(value)] for value in values], dtype=np.int64)

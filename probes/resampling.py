@@ -67,7 +67,8 @@ def resampled_ranks(positive: Bools, score: Floats, draws: Draws) -> tuple[Float
 
     Only scores that a positive has are visited, from the highest down: with `own` the weight of
     positives at one, `level` that of all rows at it and `down` that of all rows down to it, `own`
-    outranks total - down + level / 2 (ties count half), and precision there is positives / down.
+    outranks total - down + level / 2 (ties count half; pairs of positives are taken off in the end)
+    and precision there is positives / down.
     """
     thresholds, at = np.unique(-score[positive], return_inverse=True)
     if not thresholds.size:

@@ -103,7 +103,7 @@ def read_label_table(path: Path, runs: Sequence[Run]) -> LabelTable:
 
 
 def _cells(path: Path) -> pd.DataFrame:
-    """Every cell as text; a row that is too short or too long is refused."""
+    """Every cell as text, empty where a row ends early; a row that is too long is refused."""
     try:
         cells = pd.read_csv(
             path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig"
@@ -113,12 +113,6 @@ def _cells(path: Path) -> pd.DataFrame:
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise UserError(f"{path}: cannot be read as CSV in UTF-8 ({reason})") from None
-    short = np.flatnonzero(cells.isna().any(axis=1))
-    if short.size:
-        raise UserError(
-            f"{path}, row {short[0]}: fewer cells than the header has; leave a cell empty for no"
-            " value, but keep its comma"
-        )
     header = [str(name).strip() for name in cells.iloc[0]]
     twice = [name for i, name in enumerate(header) if name in header[:i]]
     if twice:
