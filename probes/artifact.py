@@ -2,7 +2,7 @@
 
     probe.safetensors   mean, scale [D]; coef [C, D]; intercept [C]; query [D] of attention pooling;
                         alarms [n], the sorted scores of control rows that must raise no alarm
-    probe.json          site, label, classes, calibration, thresholds, split, hashes, metrics, versions
+    probe.json          site, label, classes, calibration, thresholds, split, hashes, metrics
 
 Applying one needs numpy only.
 """

@@ -1,9 +1,9 @@
 """Difference of means, whitened or not, and linear discriminants: one formula, three shrinkages.
 
 Gaussian classes with means m_c and one covariance give the logits
-`x . S^-1 m_c - m_c . S^-1 m_c / 2 + log share_c`, with S the pooled within-class covariance, shrunk to a multiple of the identity.
-Shrinkage 1 leaves the difference of means (mass-mean), 0 whitens it fully (Marks & Tegmark,
-arXiv 2310.06824), `None` takes the Ledoit-Wolf amount (LDA with shrinkage).
+`x . S^-1 m_c - m_c . S^-1 m_c / 2 + log share_c`, with S the pooled within-class covariance, shrunk
+to a multiple of the identity. Shrinkage 1 leaves the difference of means (mass-mean), 0 whitens it
+fully (Marks & Tegmark, arXiv 2310.06824), `None` takes the Ledoit-Wolf amount (LDA with shrinkage).
 """
 
 from __future__ import annotations

@@ -37,10 +37,10 @@ def fit_logistic(
     """Which weights minimise `C * sum of log-losses + |w|^2 / 2`, for B labellings?
 
     y: [B, n] class indices below `classes`; C: [B], the strength of scikit-learn's
-    LogisticRegression, whose objective and stopping rule these are: the largest gradient of the mean
-    loss is below `tolerance` (None: 1e-4 in single precision, as there, and 1e-7 in double). The
-    intercept is not penalised. Two classes have one output, more have one each. A class without a
-    row gets a very low intercept rather than none.
+    LogisticRegression, whose objective and stopping rule these are: the largest gradient of the
+    mean loss is below `tolerance` (None: 1e-4 in single precision, as there, and 1e-7 in double).
+    The intercept is not penalised. Two classes have one output, more have one each. A class without
+    a row gets a very low intercept rather than none.
     """
     if tolerance is None:
         tolerance = 1e-4 if design.U.dtype == torch.float32 else 1e-7
