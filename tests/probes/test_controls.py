@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 
@@ -154,8 +154,8 @@ def test_the_backbone_keeps_its_precision(model: Path, tmp_path: Path) -> None:
     assert len(control_states(run).available) == 6
     prompts, K = (run.traces[name].tolist() for name in ("prompt", "K"))
     own = think_alike(half, prompts, K, run.tensor("eps"), 3)
-    away = np.abs(own["h.1"] - run.tensor("h")[:, 1]).max() / np.abs(own["h.1"]).max()
-    assert away < 2**-4
+    for name, stored in (("u", run.tensor("u")), ("h.1", run.tensor("h")[:, 1])):
+        assert np.corrcoef(own[name].ravel(), stored.ravel())[0, 1] > 0.99, "to eight bits"
 
 
 def test_traces_without_thoughts_have_no_rows(reasoner: NFCoTReasoner) -> None:
@@ -403,6 +403,7 @@ TEXTS = st.lists(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(TEXTS, st.data())
 def test_words_are_counted_as_scikit_learn_counts_them(
     texts: list[str], data: st.DataObject
