@@ -82,11 +82,7 @@ class Stream:
 
 @torch.no_grad()
 def think(
-    stream: Stream,
-    noise: Tensor,
-    given: Tensor | None = None,
-    K: Tensor | None = None,
-    imposed: Tensor | None = None,
+    stream: Stream, noise: Tensor, given: Tensor | None = None, K: Tensor | None = None
 ) -> Thoughts:
     """Which thoughts does the model have about these prompts, given this noise?
 
@@ -94,8 +90,7 @@ def think(
     (`draw_noise`), so the same noise gives the same thoughts. A model with variable K stops where
     `</think>` is likelier than another thought, or at the budget. Where the stream holds thoughts
     already, they are `given` [B, ·, D], K [B] of them, and thinking goes on after them (their
-    `eps`, `mu` and `log_sigma` come back as 0: nobody drew them here). Where K is `imposed` [B],
-    the model is not asked whether to stop.
+    `eps`, `mu` and `log_sigma` come back as 0: nobody drew them here).
     """
     model, budget = stream.model, noise.shape[1]
     slots = model.config.codec["slots"]
@@ -103,16 +98,14 @@ def think(
     K = rows.new_zeros(len(noise)) if K is None else K
     drawn = _Drawn(noise, given, K)
     alive = torch.ones(len(noise), dtype=torch.bool, device=noise.device)
-    asked = model.config.variable_k and imposed is None
     stopped = ~alive if model.config.variable_k else alive.clone()
-    most = budget if imposed is None else imposed.clamp(max=budget)
     while True:
-        if asked:
+        if model.config.variable_k:
             another, end = model.stop_logp(stream.state).unbind(-1)
             decides = (K > 0) & (K % slots == 0)
             stopped = stopped | (alive & decides & (end > another))
             alive = alive & ~stopped
-        alive = alive & (most > K)
+        alive = alive & (budget > K)
         if not bool(alive.any()):
             break
         mu, log_sigma = model.nf_head(stream.state)

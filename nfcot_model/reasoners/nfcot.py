@@ -59,14 +59,12 @@ class NFCoTReasoner:
         max_thoughts: int | None = None,
         given: Thoughts | None = None,
         noise: Tensor | None = None,
-        imposed: Sequence[int] | None = None,
     ) -> Thoughts:
         """Which thoughts does the model have about each prompt, at temperature `tau`?
 
         Row i's noise depends on `noise_seeds[i]` only, or is `noise` [B, max_thoughts, D] itself.
         `tau=0` gives the mode. After thoughts that are `given` (edited, donated) it thinks on,
-        with the noise that belongs to the places after them. `imposed` numbers of thoughts are
-        had whether or not the model would stop there.
+        with the noise that belongs to the places after them.
         """
         budget = self.budget(max_thoughts)
         if noise is None:
@@ -77,8 +75,7 @@ class NFCoTReasoner:
         K = layout.mask.sum(-1)
         u = self._device(noise.new_zeros(len(K), 1, self.D) if given is None else given.u)
         stream = sampling.Stream(self.model, layout, u)
-        most = None if imposed is None else self._device(torch.tensor(list(imposed)))
-        return on_cpu(sampling.think(stream, self._device(noise), u, K, most))
+        return on_cpu(sampling.think(stream, self._device(noise), u, K))
 
     def budget(self, max_thoughts: int | None = None) -> int:
         """How many thoughts can a trace have, when it may have `max_thoughts`? Whole steps only."""
