@@ -105,7 +105,7 @@ class Permutation:
     """How often do labels that have nothing to do with the rows score as well?
 
     `p_value`: (1 + permutations as good) / (1 + permutations); `null_max`: the best of them; both
-    None, with the `reason`, where groups cannot exchange labels.
+    None, with the `reason`, where groups cannot exchange labels or these are all equal.
     """
 
     statistic: str
@@ -140,6 +140,8 @@ def permutation_test(
         return statistic(kind, torch.from_numpy(labels), repeated).numpy()
 
     name, observed = STATISTIC[kind], float(of(y[None])[0])
+    if np.ptp(y) == 0:
+        return Permutation(name, observed, None, None, 0, 0, "all held-out labels are equal")
     try:
         whose = donors(groups, np.ones((len(groups), 1), dtype=bool), count, seed)
     except UserError as error:
