@@ -41,11 +41,13 @@ def sweep_figure(sweep: Sweep) -> go.Figure:
     )
     low = CHANCE.get(sweep.statistic, 0.0)
     for i, panel in enumerate(panels):
-        if panel == "not from thoughts":
-            found = [(c.name.replace("_", " "), c.site, c) for c in once]
-        else:
-            cells = sweep.cells if panel in names else beside
-            found = [(*c.site.rsplit("@", 1), c) for c in cells if c.name == panel]
+        found: list[tuple[str, str, Cell]] = []
+        for cell in once if panel == "not from thoughts" else [*sweep.cells, *beside]:
+            space, _, where = cell.site.rpartition("@")
+            if panel == "not from thoughts":
+                found.append((cell.name.replace("_", " "), where, cell))
+            elif cell.name == panel:
+                found.append((space, where, cell))
         place = {"row": i // columns + 1, "col": i % columns + 1}
         figure.add_trace(_heatmap(found), **place)
         marks = _marks(sweep, found) if panel in names else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -13,11 +13,19 @@ from nfcot_model.traces.view import printable
 from probes.headline import HEADLINE_METRIC
 from probes.sweep import Sweep
 
-__all__ = ["DOES_NOT_SHOW", "fit_lines", "fit_table", "probe_markdown", "shown", "sweep_tables"]
+__all__ = [
+    "DOES_NOT_SHOW",
+    "fit_lines",
+    "fit_table",
+    "probe_markdown",
+    "shown",
+    "sweep_markdown",
+    "sweep_tables",
+]
 
 DOES_NOT_SHOW = (
     "A probe shows that a label can be decoded at a site, not that the model uses it"
-    " (`nfcot causal` tests use). It says nothing of other checkpoints, settings or kinds of problem."
+    " (`nfcot causal` tests use). It says nothing of other checkpoints, settings or problems."
 )
 SHORT = ("accuracy", "balanced_accuracy", "auroc", "r2", "mae")
 
@@ -76,19 +84,51 @@ def fit_lines(probe: Mapping[str, Any]) -> list[str]:
 
 def sweep_tables(sweep: Sweep) -> list[Table]:
     """One heat-map in numbers per estimator, and one of the controls; the best cell is bold."""
+    best = f"{sweep.best.site}", sweep.best.estimator
     tables = []
-    best = (sweep.best.site, sweep.best.estimator)
+    for title, values in _grids(sweep):
+        marks = {best[0]: "bold"} if title.startswith(f"{best[1]}:") else {}
+        tables.append(_grid(title, values, marks))
+    return tables
+
+
+def _grids(sweep: Sweep) -> Iterator[tuple[str, dict[tuple[str, str], float]]]:
+    """Each estimator's values by (space, place), then those of the controls."""
+    statistic = sweep.statistic.replace("_", " ")
     for name in dict.fromkeys(cell.name for cell in sweep.cells):
-        cells = {c.site: c for c in sweep.cells if c.name == name}
-        marks = {site: "bold" for site in cells if (site, name) == best}
-        tables.append(_grid(f"{name}: {sweep.statistic}", _split(cells), marks))
+        yield f"{name}: {statistic}", _split({c.site: c for c in sweep.cells if c.name == name})
     controls = {}
     for cell in sweep.controls:
         space, _, place = cell.site.rpartition("@")
-        controls[f"{cell.name} {space}".strip(), place] = cell.value
+        controls[f"{cell.name} {space}".strip().replace("_", " "), place] = cell.value
     if controls:
-        tables.append(_grid(f"controls: {sweep.statistic}", controls, {}))
-    return tables
+        yield f"controls: {statistic}", controls
+
+
+def sweep_markdown(sweep: Sweep) -> str:
+    """A sweep with its best probe as Markdown."""
+    lines = [f"# {sweep.label} in {sweep.run}", ""]
+    null = sweep.null_max
+    lines.append(
+        f"{sweep.statistic.replace('_', ' ')} out of fold on the training groups; the best site,"
+        f" {sweep.best.site} ({sweep.best.estimator}), is tested once on groups that chose nothing."
+    )
+    if null is not None:
+        lines.append(
+            f"Adjusted p {sweep.best_p:.3g}: under {null.permutations} exchanges of labels between"
+            f" groups the best of all sites has a median of {null.median:.3f} and at most"
+            f" {null.max:.3f}."
+        )
+    for place, reason in sweep.refused.items():
+        lines.append(f"Not read at {place}: {printable(reason)}.")
+    for title, values in _grids(sweep):
+        places = list(dict.fromkeys(place for _, place in values))
+        rows = [
+            [row, *(_two(values.get((row, place), math.nan)) for place in places)]
+            for row in dict.fromkeys(row for row, _ in values)
+        ]
+        lines += ["", f"## {title}", "", _markdown_table(["", *places], rows)]
+    return "\n".join([*lines, "", probe_markdown(sweep.best.to_dict()), DOES_NOT_SHOW, ""])
 
 
 def _split(cells: Mapping[str, Any]) -> dict[tuple[str, str], float]:
@@ -109,11 +149,15 @@ def _grid(title: str, values: Mapping[tuple[str, str], float], styles: Mapping[s
         cells = []
         for place in places:
             value = values.get((row, place), math.nan)
-            text = "–" if math.isnan(value) else f"{value:.2f}"
+            text = _two(value)
             style = styles.get(f"{row}@{place}")
             cells.append(f"[{style}]{text}[/{style}]" if style else text)
         table.add_row(escape(printable(row)), *cells)
     return table
+
+
+def _two(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
 
 
 def shown(estimate: Mapping[str, float | None] | None) -> str:
