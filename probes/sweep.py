@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
@@ -40,6 +38,7 @@ from probes.sites import Site, parse_place, parse_site, real_site, site_rows, sw
 from probes.splits import Split, refuse_thin_folds, split_groups
 from probes.statistics import STATISTIC
 from probes.tables import LabelTable
+from probes.threads import one_thread_each
 from probes.units import Units
 
 __all__ = ["NullMax", "Plan", "Sweep", "sweep"]
@@ -132,7 +131,7 @@ def sweep(
     run: Run,
     label: str,
     plan: Plan,
-    units: Units,
+    units: Callable[[], Units],
     *,
     table: LabelTable | None = None,
     reasoner: NFCoTReasoner | None = None,
@@ -141,7 +140,8 @@ def sweep(
 ) -> Sweep:
     """Cross-fit every estimator at every site, and test the best once.
 
-    `units` keeps what is done, so that a killed sweep goes on. `table`, `reasoner`: as in
+    `units` opens what keeps the work that is done, so that a killed sweep goes on; it is called once
+    all that was asked is known to make sense. `table`, `reasoner`: as in
     `fit_probe`. progress: called with (done, all) units. Raises UserError for a site or label that
     the run does not have, too few groups, or a label that no site can be read for.
     """
@@ -176,10 +176,11 @@ def sweep(
     }
     whose = _donors(run, found, tasks, split, plan)
     work = _Work(run, found, tasks, chosen, whose, plan, split, device)
+    kept = units()
     panel = None
     if plan.options.controls:
         panel = Panel(run, control_states(run, reasoner), plan.options.seed)
-    cells, controls = work.done(sites, panel, units, progress or _silent)
+    cells, controls = work.done(sites, panel, kept, progress or _silent)
     null = _null_max(cells, kind, whose)
     adjusted = _adjusted(cells)
     at = int(np.nanargmax([cell.value for cell in cells]))
@@ -238,7 +239,7 @@ class _Work:
                 results[name] = kept
                 count += 1
         progress(count, total)
-        with _one_thread_each() as workers, ThreadPoolExecutor(workers) as pool:
+        with one_thread_each() as workers, ThreadPoolExecutor(workers) as pool:
             for batch in self._batches(sites, places, results, panel):
                 for name, result in pool.map(lambda job: (job[0], job[1]()), batch):
                     units.write(name, *result)
@@ -441,17 +442,6 @@ def _sites(run: Run, plan: Plan) -> list[Site]:
         named |= dict.fromkeys(found)
     sources = list(dict.fromkeys(site.source for site in named))
     return sorted(named, key=lambda site: sources.index(site.source))
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[int]:
-    """As many workers as torch has threads, with one thread each: the matrices are small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _silent(done: int, total: int) -> None:
