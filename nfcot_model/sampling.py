@@ -94,7 +94,6 @@ def think(
     noise: Tensor,
     given: Tensor | None = None,
     K: Tensor | None = None,
-    imposed: Tensor | None = None,
     on_thought: OnThought | None = None,
     hidden: bool = False,
 ) -> Thoughts:
@@ -104,8 +103,7 @@ def think(
     (`draw_noise`), so the same noise gives the same thoughts. A model with variable K stops where
     `</think>` is likelier than another thought, or at the budget. Where the stream holds thoughts
     already, they are `given` [B, ·, D], K [B] of them, and thinking goes on after them (their
-    `eps`, `mu` and `log_sigma` come back as 0: nobody drew them here). Where K is `imposed` [B],
-    the model is not asked whether to stop.
+    `eps`, `mu` and `log_sigma` come back as 0: nobody drew them here).
 
     `on_thought` is told of each thought once it stands in the stream, on the stream's device, with
     its states in every layer if `hidden`; rows that it returns have had their last thought (within
@@ -117,16 +115,14 @@ def think(
     K = rows.new_zeros(len(noise)) if K is None else K
     drawn = _Drawn(noise, given, K)
     alive = torch.ones(len(noise), dtype=torch.bool, device=noise.device)
-    asked = model.config.variable_k and imposed is None
     stopped = ~alive if model.config.variable_k else alive.clone()
-    most = budget if imposed is None else imposed.clamp(max=budget)
     while True:
-        if asked:
+        if model.config.variable_k:
             another, end = model.stop_logp(stream.state).unbind(-1)
             decides = (K > 0) & (K % slots == 0)
             stopped = stopped | (alive & decides & (end > another))
             alive = alive & ~stopped
-        alive = alive & (most > K)
+        alive = alive & (budget > K)
         if not bool(alive.any()):
             break
         mu, log_sigma = model.nf_head(stream.state)

@@ -15,11 +15,11 @@ from sklearn.base import BaseEstimator
 from probes.controls.panel import ControlFeatures
 from probes.crossfit import crossfit
 from probes.estimators import ESTIMATORS
-from probes.features import Features
 from probes.fitting import estimator_name, fit_rows
 from probes.intervals import Draws, Estimate
 from probes.metrics import evaluate
 from probes.reading import Task
+from probes.weights import Features
 
 __all__ = ["SHOWN", "Cell", "control_cells", "site_cells"]
 

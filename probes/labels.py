@@ -137,7 +137,8 @@ def read_labels(
     """Which value has the label at each site row, and is it a class or a number?
 
     kind: `auto` makes classes of texts, booleans, and numbers that are whole and of at most 20
-    values in the run; other numbers stay numbers. positive: this value against the rest; a text is
+    values; other numbers stay numbers. All values of the run decide, so that the kind is the same
+    at every site. positive: this value against the rest; a text is
     read as JSON where the label has such a value. Raises UserError, listing the labels there are,
     when the run has none of that name, when a place that pools thoughts leaves open which one is
     meant, and when the values are not of the kind.
@@ -166,7 +167,7 @@ def read_labels(
             f" (one of {_listed(classes)}) for that one against the rest"
         )
     if kind == "auto":
-        kind = "binary" if len(classes) <= 2 else "multiclass"
+        kind = "binary" if len(set(map(class_key, present))) <= 2 else "multiclass"
     return Labels(values, known, found.level, kind, classes)
 
 

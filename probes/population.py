@@ -24,7 +24,8 @@ class Population:
 
     X: [n, width], a list of [count, width] at `all`, None where no values were asked for. y: [n],
     class indices into `classes` (int64), or numbers (float64; `classes` is None). `kind`: `binary`
-    (the positive class is index 1), `multiclass` or `number`. groups [n]: whose rows must not
+    (the positive class is index 1), `multiclass` or `number`. `positive`: the value that stands
+    against the rest, if one was asked for, as the run spells it. groups [n]: whose rows must not
     straddle a split. trace, row [n]: positions in run.traces and, of the place's last thought, in
     run.thoughts. `out`: traces that are not in it, by reason; nothing is dropped silently.
     """
@@ -73,7 +74,7 @@ def population(
         y=_y(labels.values[labels.known], labels.classes),
         kind=labels.kind,
         classes=labels.classes,
-        positive=positive,
+        positive=None if positive is None or labels.classes is None else labels.classes[1],
         groups=run.traces["group"].to_numpy(dtype=object)[known.trace],
         trace=known.trace,
         row=known.last,

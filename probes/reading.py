@@ -14,12 +14,12 @@ from sklearn.base import BaseEstimator
 from probes.calibration import Calibration, fit_calibration
 from probes.crossfit import fit_all
 from probes.estimators import ESTIMATORS
-from probes.features import Features
 from probes.fitting import Fitted, fit_rows, some
 from probes.mdl import Mdl, online_code
 from probes.population import Population
 from probes.splits import Rows
 from probes.thresholds import Thresholds, thresholds
+from probes.weights import Features
 
 __all__ = ["Reading", "Task", "code_length", "read_rows", "task_of"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot, softplus
+from torch.nn.functional import cross_entropy, softplus
 
 __all__ = ["STATISTIC", "auroc", "balanced_accuracy", "r2", "statistic", "validation_loss"]
 
@@ -39,11 +39,10 @@ def auroc(y: Tensor, scores: Tensor) -> Tensor:
 
 def balanced_accuracy(y: Tensor, scores: Tensor) -> Tensor:
     """Which share of each class is told right, on average over the classes that occur?"""
-    C = scores.shape[-1]
-    member = one_hot(y, C).double()
     hit = (scores.argmax(-1) == y).double()
-    counts = member.sum(1)
-    right = (member * hit[..., None]).sum(1)
+    zero = hit.new_zeros(len(y), scores.shape[-1])
+    counts = zero.scatter_add(1, y, torch.ones_like(hit))
+    right = zero.scatter_add(1, y, hit)
     return (right / counts.clamp(min=1)).sum(-1) / (counts > 0).sum(-1).clamp(min=1)
 
 

@@ -36,7 +36,7 @@ from probes.intervals import Draws, group_draws
 from probes.permutations import Donors, control_task, donors
 from probes.population import Population, population
 from probes.reading import Task, task_of
-from probes.sites import Site, site_rows, sweep_sites
+from probes.sites import Site, parse_place, parse_site, real_site, site_rows, sweep_sites
 from probes.splits import Split, refuse_thin_folds, split_groups
 from probes.statistics import STATISTIC
 from probes.tables import LabelTable
@@ -47,14 +47,16 @@ __all__ = ["NullMax", "Plan", "Sweep", "sweep"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What does a sweep try? `spaces`, `places`: None for all that the run has (`sweep_sites`).
+    """What does a sweep try?
 
+    `sites`: sites such as u@3, or spaces (u, h, h@2, a hook), which are read at each of `places`;
+    None for all that the run has (`sweep_sites`).
     `estimators`: None for the usual three (ridge for numbers). `options`: how probes are fitted and
     judged; `permutations`: of labels, for the null of the best site; `cell_draws`: resamples behind
     each cell's interval.
     """
 
-    spaces: tuple[str, ...] | None = None
+    sites: tuple[str, ...] | None = None
     places: tuple[str, ...] | None = None
     estimators: tuple[str, ...] | None = None
     options: Options = field(default_factory=Options)
@@ -143,7 +145,7 @@ def sweep(
     `fit_probe`. progress: called with (done, all) units. Raises UserError for a site or label that
     the run does not have, too few groups, or a label that no site can be read for.
     """
-    sites = sweep_sites(run, _listed(plan.spaces), _listed(plan.places))
+    sites = _sites(run, plan)
     places = list(dict.fromkeys(site.place for site in sites))
     found = _populations(run, label, sites, plan.options, table)
     kind = next(iter(found.values())).kind
@@ -217,6 +219,7 @@ class _Work:
     plan: Plan
     split: Split
     device: str
+    noise: dict[tuple[str, int], Cell] = field(default_factory=dict)
 
     def done(
         self,
@@ -290,7 +293,12 @@ class _Work:
         if panel is None:
             return cells, []
         own = estimators[0] if isinstance(estimators[0], str) else self._strongest(task)
-        controls = self._controls(name, task, list(panel.of_site(found)), own)
+        width = np.shape(X[0])[-1]
+        if (place, width) not in self.noise:
+            noise = self._controls(name, task, [panel.noise(found)], own)
+            self.noise[place, width] = noise[0]
+        controls = self._controls(name, task, [panel.untrained(found)], own)
+        controls.append(replace(self.noise[place, width], site=name))
         kinds, _ = kinds_of(found, self.run)
         labels = replace(task, y=control_task(found.y, kinds, task.seed))
         memory = ControlFeatures("control_task", X, like_probe=True)
@@ -417,8 +425,22 @@ def _estimator(choices: Sequence[str | BaseEstimator], name: str) -> str | BaseE
     return next(e for e in choices if estimator_name(e) == name)
 
 
-def _listed(names: tuple[str, ...] | None) -> list[str] | None:
-    return None if names is None else list(names)
+def _sites(run: Run, plan: Plan) -> list[Site]:
+    """The sites that a plan names, those of one space together."""
+    places = None if plan.places is None else list(plan.places)
+    if plan.sites is None:
+        return sweep_sites(run, None, places)
+    named: dict[Site, None] = {}
+    for name in plan.sites:
+        space, _, place = name.rpartition("@")
+        if space and space != "h" and parse_place(place) is not None:
+            found = [real_site(run, parse_site(name))]
+            site_rows(run, found[0])
+        else:
+            found = sweep_sites(run, [name], places)
+        named |= dict.fromkeys(found)
+    sources = list(dict.fromkeys(site.source for site in named))
+    return sorted(named, key=lambda site: sources.index(site.source))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from probes.cells import Cell
 __all__ = ["Units", "open_units"]
 
 PLAN = "plan.json"
+LOG = "log.txt"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Units:
             {"cells": [c.to_dict() for c in cells], "controls": [c.to_dict() for c in controls]}
         )
         write_json(self._file(name), body | {"checksum": content_hash([name, body])})
+        with open(self.folder / LOG, "a", encoding="utf-8") as log:
+            log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {name} done\n")
 
     def _file(self, name: str) -> Path:
         assert self.folder is not None

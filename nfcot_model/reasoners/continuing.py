@@ -56,7 +56,7 @@ def think_on(
     """
     device = reasoner.model.device
     noise, u, K = (tensor.to(device) for tensor in (noise, u, K))
-    return on_cpu(sampling.think(stream, noise, u, K, None, on_thought, hidden))
+    return on_cpu(sampling.think(stream, noise, u, K, on_thought, hidden))
 
 
 def answer_from(reasoner: NFCoTReasoner, stream: Stream) -> list[str]:

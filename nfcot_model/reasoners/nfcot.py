@@ -59,7 +59,6 @@ class NFCoTReasoner:
         max_thoughts: int | None = None,
         given: Thoughts | None = None,
         noise: Tensor | None = None,
-        imposed: Sequence[int] | None = None,
         on_thought: sampling.OnThought | None = None,
         hidden: bool = False,
     ) -> Thoughts:
@@ -67,9 +66,8 @@ class NFCoTReasoner:
 
         Row i's noise depends on `noise_seeds[i]` only, or is `noise` [B, max_thoughts, D] itself.
         `tau=0` gives the mode. After thoughts that are `given` (edited, donated) it thinks on,
-        with the noise that belongs to the places after them. `imposed` numbers of thoughts are
-        had whether or not the model would stop there. `on_thought` is told of each thought as it is
-        drawn and may end a row's thinking (`sampling.think`), with states if `hidden`.
+        with the noise that belongs to the places after them. `on_thought` is told of each thought
+        as it is drawn and may end a row's thinking (`sampling.think`), with states if `hidden`.
         """
         budget = self.budget(max_thoughts)
         if noise is None:
@@ -80,9 +78,7 @@ class NFCoTReasoner:
         K = layout.mask.sum(-1)
         u = self._device(noise.new_zeros(len(K), 1, self.D) if given is None else given.u)
         stream = sampling.Stream(self.model, layout, u)
-        most = None if imposed is None else self._device(torch.tensor(list(imposed)))
-        moved = self._device(noise)
-        return on_cpu(sampling.think(stream, moved, u, K, most, on_thought, hidden))
+        return on_cpu(sampling.think(stream, self._device(noise), u, K, on_thought, hidden))
 
     def budget(self, max_thoughts: int | None = None) -> int:
         """How many thoughts can a trace have, when it may have `max_thoughts`? Whole steps only."""

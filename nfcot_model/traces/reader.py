@@ -137,21 +137,17 @@ class Run:
         if found.empty:
             raise UserError(f"{self.path}: holds no trace '{trace_id}'")
         shard, row, K = found.iloc[0]
-        if K == 0:  # an empty slice at a file's end is an error to safetensors
+        if K == 0:  # safetensors takes an empty slice at the end for an error
             return np.zeros((0, *self.row_shape(name)), dtype=np.float32)
         rows = self._opened(str(shard), lambda f: f.get_slice(name)[int(row) : int(row + K)])
         return np.asarray(rows)
 
     def shard_tensor(self, name: str, shard: str, layer: int | None = None) -> np.ndarray:
-        """One shard's rows of a tensor, [rows, ...], without reading the other files.
-
-        layer: read this entry of the second axis only.
-        """
+        """One shard's rows of a tensor, [rows, ...]; of its second axis only `layer`, if given."""
         self._refuse_unknown(name)
-        if layer is None:
-            return np.asarray(self._opened(shard, lambda f: f.get_tensor(name)))
-        if self._shape(shard, name)[0] == 0:
-            return np.zeros((0, *self.row_shape(name)[1:]), dtype=np.float32)
+        if layer is None or self._shape(shard, name)[0] == 0:
+            whole = np.asarray(self._opened(shard, lambda f: f.get_tensor(name)))
+            return whole if layer is None else whole[:, layer]
         return np.asarray(self._opened(shard, lambda f: f.get_slice(name)[:, layer]))
 
     def activations(self) -> list[str]:

@@ -4,7 +4,8 @@
     derived/controls/<hash>/<shard>.safetensors   their arrays, float32
 
 A file proves its bytes and what it was made from: the set's inputs, the shard's traces, prompts,
-thoughts and noise. Whatever does not prove that is made again, and never read.
+thoughts and noise. Whatever does not prove that is made again, and never read. The manifest is
+for people; nothing is read by it.
 """
 
 from __future__ import annotations

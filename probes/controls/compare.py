@@ -12,12 +12,12 @@ from sklearn.base import BaseEstimator
 
 from nfcot_model.traces import Run
 from probes.controls.panel import CONTROLS, ControlFeatures, Panel
-from probes.features import Features
 from probes.intervals import Draws, Estimate, percentile_interval
 from probes.metrics import difference, evaluate, resampled_metrics
 from probes.permutations import control_task, permute_between_groups
 from probes.population import Population
 from probes.reading import Reading, Task, read_rows
+from probes.weights import Features
 
 __all__ = ["Control", "Judged", "controls_of"]
 

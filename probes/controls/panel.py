@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,9 +14,10 @@ from nfcot_model.traces import Run
 from probes.controls.lengths import length_features
 from probes.controls.states import ControlStates, read_control
 from probes.controls.text import WordCounts, count_words, decoded_texts, prompt_texts
-from probes.features import Features, gather
+from probes.features import gather
 from probes.population import Population
 from probes.sites import site_rows
+from probes.weights import Features
 
 __all__ = ["CONTROLS", "PROMPT_ONLY", "ControlFeatures", "Panel"]
 
@@ -74,29 +75,45 @@ class Panel:
         yield ControlFeatures("length_position", lengths)
 
     def of_site(self, found: Population) -> Iterator[ControlFeatures]:
-        """Those of the same width as the thoughts: an untrained model, and noise."""
+        """Those of the same width as the thoughts."""
+        yield self.untrained(found)
+        yield self.noise(found)
+
+    def untrained(self, found: Population) -> ControlFeatures:
+        """The same site of a model with random weights."""
         site = found.site
         rows = site_rows(self.run, site)
         kept = rows.where(np.isin(rows.trace, found.trace))
-        yield self._stored(
+        return self._stored(
             f"untrained_{site.space}",
             lambda values: gather(values, site, kept),
             layer=site.layer,
             name="untrained",
         )
+
+    def noise(self, found: Population) -> ControlFeatures:
+        """Gaussian noise of the same shape; the same for all sites of one place and width."""
         rng = np.random.default_rng(self.seed)
-        X = found.X
-        if isinstance(X, np.ndarray):
-            noise: Features = rng.standard_normal(X.shape).astype(np.float32)
-        else:
-            noise = [rng.standard_normal(one.shape).astype(np.float32) for one in X or ()]
-        yield ControlFeatures("random_features", noise, like_probe=True)
+        X = found.X if found.X is not None else []
+        drawn: Features = (
+            rng.standard_normal(X.shape).astype(np.float32)
+            if isinstance(X, np.ndarray)
+            else [rng.standard_normal(one.shape).astype(np.float32) for one in X]
+        )
+        return ControlFeatures("random_features", drawn, like_probe=True)
 
     @cached_property
     def _prompt_words(self) -> WordCounts:
         return count_words(prompt_texts(self.run, np.arange(len(self.run.traces))))
 
-    def _stored(self, stored, pick, layer=None, name=None) -> ControlFeatures:
+    def _stored(
+        self,
+        stored: str,
+        pick: Callable[[NDArray[np.float32]], Features],
+        layer: int | None = None,
+        name: str | None = None,
+    ) -> ControlFeatures:
+        """A control whose states are kept under the run, or why there is none."""
         name = name or stored
         like = name == "untrained"
         if stored not in self.states.available:

@@ -151,8 +151,7 @@ def _untrained_maker(run: Run, reasoner: NFCoTReasoner) -> Make:
         part["prompt"].tolist(),
         part["K"].tolist(),
         run.shard_tensor("eps", shard),
-        max_thoughts=run.manifest["decode"]["max_thoughts"],
-        layers=len(_layers(run)),
+        len(_layers(run)),
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nfcot_model.model import NFCoTModel
 from nfcot_model.reasoners import NFCoTReasoner
+from nfcot_model.thoughts import Thoughts
 
 __all__ = ["SEED", "array_names", "think_alike", "untrained"]
 
@@ -44,26 +45,30 @@ def think_alike(
     prompts: Sequence[str],
     K: Sequence[int],
     eps: np.ndarray,
-    *,
-    max_thoughts: int | None,
     layers: int,
 ) -> dict[str, np.ndarray]:
     """What does this reasoner think of the prompts, given the noise of a run and its K?
 
     eps: [sum of K, D], the run's drawn noise. Returns `array_names(layers)`, each
-    [sum of K, width]; layers: how many of `h` the run has, 1 being the last. With the run's own
-    reasoner these are the run's own tensors, up to rounding.
+    [sum of K, width]; layers: how many of `h` the run has, 1 being the last. Its own stop decision
+    is not asked. With the run's own reasoner these are the run's own tensors, up to rounding.
+
+    Thoughts `u_k = mu_k(u_<k) + sigma_k(u_<k) eps_k` are found as the fixed point of passes over
+    all k at once (Jacobi iteration): pass j makes the first j right, so K passes give what
+    thinking one by one gives; a fresh model is there at the first.
     """
     mask = torch.arange(max(1, *K)) < torch.tensor(list(K))[:, None]
     noise = torch.zeros(*mask.shape, reasoner.D)
     noise[mask] = torch.from_numpy(eps)
-    thoughts = reasoner.think(
-        prompts, tau=1.0, noise_seeds=(), max_thoughts=max_thoughts, noise=noise, imposed=K
-    )
-    scores = reasoner.score(prompts, thoughts, tau=1.0, hidden=layers > 0)
+    u = noise
+    for _ in range(mask.shape[1] + 1):
+        scores = reasoner.score(prompts, Thoughts.given(u, mask), tau=1.0, hidden=layers > 0)
+        before, u = u, scores.mu + torch.exp(scores.log_sigma) * noise
+        if torch.equal(u, before):
+            break
     model = reasoner.model
-    e = model.flow.inverse(thoughts.u.to(model.device), thoughts.mask.to(model.device))
-    found: dict[str, Tensor] = {"u": thoughts.u, "mu": scores.mu, "e": e.cpu()}
+    e = model.flow.inverse(u.to(model.device), mask.to(model.device))
+    found: dict[str, Tensor] = {"u": u, "mu": scores.mu, "e": e.cpu()}
     if scores.hidden is not None:
         states = scores.hidden[:, -layers:].unbind(1)
         found |= {f"h.{layer}": state for layer, state in enumerate(states)}

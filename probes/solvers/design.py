@@ -9,7 +9,8 @@ from torch import Tensor
 
 __all__ = ["Design", "design"]
 
-RANK_TOLERANCE = 1e-10
+# Directions of less than this share of the largest variance are left out.
+RANK_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,8 @@ def design(X: Tensor) -> Design:
     floor = 10 * torch.finfo(X.dtype).eps * (mean.abs() + 1e-30)
     scale = torch.where(deviation <= floor, torch.ones_like(deviation), deviation)
     centred = centred / scale
-    variance, basis = torch.linalg.eigh((centred.T @ centred / n).double())
-    kept = variance > RANK_TOLERANCE * variance[-1].clamp(min=1e-300)
-    if X.dtype == torch.float32:
-        kept &= variance > 1e-7 * variance[-1]
-    basis = basis[:, kept].to(X.dtype)
-    return Design(mean, scale, basis, centred @ basis, variance[kept].to(X.dtype))
+    variance, basis = torch.linalg.eigh(centred.T @ centred / n)
+    tolerance = RANK_TOLERANCE[X.dtype]
+    kept = variance > tolerance * variance[-1].clamp(min=torch.finfo(X.dtype).tiny)
+    basis, variance = basis[:, kept], variance[kept]
+    return Design(mean, scale, basis, centred @ basis, variance)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from probes.solvers.design import Design
 from probes.solvers.linear import Linear
@@ -26,10 +25,26 @@ def fit_discriminant(design: Design, y: Tensor, classes: int, shrinkage: float |
     without a row is never told (logit -inf for more than two classes).
     """
     U, n = design.U, len(design.U)
-    target = one_hot(y, classes).to(U)  # [B, n, C]
+    target = U.new_zeros(*y.shape, classes).scatter_(-1, y[..., None], 1.0)  # [B, n, C]
     counts = target.sum(1)
     means = target.transpose(1, 2) @ U / counts.clamp(min=1)[..., None]  # [B, C, r]
     share = counts / n
+    if shrinkage == 1.0:
+        between = (share * means.square().sum(-1)).sum(-1)
+        level = (design.variance.sum() - between) / design.D
+        solved = means.transpose(1, 2) / level.clamp(min=_floor(design))[:, None, None]
+    else:
+        solved = _solved(design, y, means, share, shrinkage)
+    intercept = share.log() - 0.5 * (means * solved.transpose(1, 2)).sum(-1)
+    if classes == 2:
+        solved, intercept = solved[..., 1:] - solved[..., :1], intercept[:, 1:] - intercept[:, :1]
+    return Linear(solved.transpose(0, 1).contiguous(), intercept)
+
+
+def _solved(
+    design: Design, y: Tensor, means: Tensor, share: Tensor, shrinkage: float | None
+) -> Tensor:
+    """The class means [B, C, r] divided by the shrunk covariance, [B, r, C]."""
     weighted = means * share.sqrt()[..., None]
     within = torch.diag(design.variance) - weighted.transpose(1, 2) @ weighted  # [B, r, r]
     amount = (
@@ -38,18 +53,15 @@ def fit_discriminant(design: Design, y: Tensor, classes: int, shrinkage: float |
         else torch.full_like(share[:, 0], shrinkage)
     )
     level = within.diagonal(dim1=1, dim2=2).sum(1) / design.D
-    identity = torch.eye(U.shape[1], dtype=U.dtype, device=U.device)
-    covariance = (1 - amount)[:, None, None] * within + (amount * level)[:, None, None] * identity
-    # Classes that are single points leave nothing to divide by.
-    ridge = (
-        1e-9 * design.variance.max() if U.dtype == torch.float64 else 1e-6 * design.variance.max()
-    )
-    factor = torch.linalg.cholesky(covariance + ridge * identity)
-    solved = torch.cholesky_solve(means.transpose(1, 2), factor)  # [B, r, C]
-    intercept = share.log() - 0.5 * (means * solved.transpose(1, 2)).sum(-1)
-    if classes == 2:
-        solved, intercept = solved[..., 1:] - solved[..., :1], intercept[:, 1:] - intercept[:, :1]
-    return Linear(solved.transpose(0, 1).contiguous(), intercept)
+    covariance = (1 - amount)[:, None, None] * within
+    covariance.diagonal(dim1=1, dim2=2).add_((amount * level + _floor(design))[:, None])
+    return torch.cholesky_solve(means.transpose(1, 2), torch.linalg.cholesky(covariance))
+
+
+def _floor(design: Design) -> float:
+    """What is added to the covariance, for classes that are single points leave nothing."""
+    tiny = 1e-9 if design.U.dtype == torch.float64 else 1e-6
+    return tiny * float(design.variance.max()) if len(design.variance) else 1.0
 
 
 def ledoit_wolf_shrinkage(design: Design, y: Tensor, means: Tensor, within: Tensor) -> Tensor:

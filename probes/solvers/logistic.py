@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot, softplus
+from torch.nn.functional import softplus
 
 from probes.solvers.design import Design
 from probes.solvers.linear import Linear
@@ -65,16 +65,14 @@ class _Loss:
     def __post_init__(self) -> None:
         n = self.y.shape[1]
         self.penalty = (1 / (self.strength * n))[:, None]
-        labels = self.y.T  # [n, B]
-        if self.classes == 2:
-            self.target = labels.to(self.design.U)[..., None]
-        else:
-            self.target = one_hot(labels, self.classes).to(self.design.U)
+        self.labels = self.y.T.contiguous()  # [n, B]
+        counts = torch.stack([(self.y == c).sum(1) for c in range(self.classes)], -1) / n
+        self.share = (counts[:, 1:] if self.classes == 2 else counts).to(self.design.U)  # [B, C]
 
     def start(self) -> Tensor:
         """No weights, and the intercepts that give each class its share of rows."""
         U = self.design.U
-        share = self.target.mean(0).clamp(min=1e-3 / len(U), max=1 - 1e-3 / len(U))
+        share = self.share.clamp(min=1e-3 / len(U), max=1 - 1e-3 / len(U))
         beta = U.new_zeros(U.shape[1] + 1, *share.shape)
         beta[-1] = share.logit() if self.classes == 2 else share.log()
         if self.classes > 2:
@@ -83,8 +81,7 @@ class _Loss:
 
     def curvature(self) -> Tensor:
         """The diagonal of the Hessian at the start, [r + 1, B, C]."""
-        share = self.target.mean(0)
-        spread = (share * (1 - share)).clamp(min=1e-3)  # [B, C]
+        spread = (self.share * (1 - self.share)).clamp(min=1e-3)
         variance = torch.cat([self.design.variance, self.design.variance.new_ones(1)])
         diagonal = variance[:, None, None] * spread
         diagonal[:-1] += self.penalty
@@ -96,20 +93,36 @@ class _Loss:
         r, (b, C) = U.shape[1], beta.shape[1:]
         weights = beta[:-1]
         z = torch.addmm(beta[-1].reshape(1, -1), U, weights.reshape(r, b * C)).view(n, b, C)
-        target = self.target if b == self.target.shape[1] else self.target[:, rows]
+        labels = self.labels if b == self.labels.shape[1] else self.labels[:, rows]
         if self.classes == 2:
-            loss = (softplus(z) - target * z).sum((0, 2)) / n
-            residual = (z.sigmoid_() - target).div_(n)
+            loss, residual = _binary(z, labels)
         else:
-            top = torch.logsumexp(z, -1, keepdim=True)
-            loss = (top[..., 0] - (target * z).sum(-1)).sum(0) / n
-            residual = (z - top).exp_().sub_(target).div_(n)
-        flat = residual.reshape(n, b * C)
+            loss, residual = _multinomial(z, labels)
         penalty = self.penalty[rows]
         gradient = torch.empty_like(beta)
-        gradient[:-1] = (U.T @ flat).view(r, b, C) + penalty * weights
-        gradient[-1] = residual.sum(0)
-        return loss + 0.5 * penalty[:, 0] * weights.square().sum((0, 2)), gradient
+        gradient[:-1] = (U.T @ residual.view(n, b * C)).view(r, b, C) / n + penalty * weights
+        gradient[-1] = residual.sum(0) / n
+        return loss / n + 0.5 * penalty[:, 0] * weights.square().sum((0, 2)), gradient
+
+
+def _binary(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed log-losses [b] and their derivatives by z [n, b, 1]; z is used up."""
+    y = labels.to(z)[..., None]
+    loss = (softplus(z) - y * z).sum((0, 2))
+    return loss, z.sigmoid_().sub_(y)
+
+
+def _multinomial(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of logits [n, b, C]."""
+    index = labels[..., None]
+    z -= z.amax(-1, keepdim=True)
+    own = z.gather(-1, index)[..., 0]
+    p = z.exp_()
+    total = p.sum(-1, keepdim=True)
+    loss = (total[..., 0].log() - own).sum(0)
+    p /= total
+    p.scatter_add_(-1, index, p.new_full((), -1.0).expand(index.shape))
+    return loss, p
 
 
 def _minimise(loss: _Loss, tolerance: float, max_iterations: int) -> Linear:

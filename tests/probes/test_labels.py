@@ -195,6 +195,12 @@ def test_the_kind_is_that_of_the_run_at_every_site(run: Run) -> None:
     few = site_rows(many, parse_site("u@4")).trace.size
     assert few < 30
     assert {labels_at(many, "kind", site).kind for site in ("u@0", "u@4")} == {"number"}
+    longest = run.traces["K"].to_numpy() == 5
+    texts = [f'{{"kind": "{"ab"[i % 2] if at else "c"}"}}' for i, at in enumerate(longest)]
+    three = replace(run, traces=run.traces.assign(labels=texts))
+    assert labels_at(three, "kind", "u@0").classes == ["a", "b", "c"]
+    found = labels_at(three, "kind", "u@4")
+    assert (found.classes, found.kind) == (["a", "b"], "multiclass")
 
 
 def test_a_kind_may_be_asked_for(run: Run) -> None:

@@ -115,6 +115,7 @@ def test_numbers_stay_numbers_and_one_value_stands_against_the_rest(run: Run) ->
     np.testing.assert_array_equal(numbers.y, run.thoughts["energy"].to_numpy()[numbers.row])
     one = seen(run, "u@0", "operation", positive="add")
     assert (one.kind, one.classes, one.positive) == ("binary", ["not add", "add"], "add")
+    assert seen(run, "u@0", "offset", positive="3").positive == 3
     many = seen(run, "u@0", "operation")
     assert many.classes is not None
     assert (one.y == 1).tolist() == (many.y == many.classes.index("add")).tolist()

@@ -286,7 +286,11 @@ def test_without_activations_the_message_says_how_to_get_them(tmp_path: Path) ->
 def hooked_run(tmp_path: Path) -> Run:
     """A run whose tensor `e` stands as activations of two hooks beside it, one with two axes."""
     run = synthetic_run(tmp_path / "hooked", n=160, steps=(2, 4))
-    shapes = {"blocks.1.hook_out": (8,), "blocks.1.attn.hook_z": (2, 4)}
+    return with_hooks(run, {"blocks.1.hook_out": (8,), "blocks.1.attn.hook_z": (2, 4)})
+
+
+def with_hooks(run: Run, shapes: dict[str, tuple[int, ...]], bad_row: int | None = None) -> Run:
+    """The run with `e` as activations of hooks; in `bad_row` of each shard they are no numbers."""
     manifest = {
         "format_version": 1,
         "run_hash": run.hash,
@@ -297,10 +301,21 @@ def hooked_run(tmp_path: Path) -> Run:
     folder.mkdir(parents=True)
     write_json(folder / "manifest.json", manifest | {"checksum": content_hash(manifest)})
     for shard, part in run.traces.groupby("shard"):
-        e = run.shard_tensor("e", str(shard))
+        e = run.shard_tensor("e", str(shard)).copy()
+        if bad_row is not None:
+            e[bad_row, -1] = np.nan
         arrays = {name: e.reshape(len(e), *shape) for name, shape in shapes.items()}
         write_activations(folder / f"{shard}.safetensors", arrays, thoughts_hash(part))
     return run
+
+
+def test_a_hook_that_holds_no_numbers_names_the_trace(tmp_path: Path) -> None:
+    run = synthetic_run(tmp_path / "run", n=20, steps=(2, 4))
+    bad = with_hooks(run, {"blocks.1.attn.hook_z": (2, 4)}, bad_row=5)
+    thought = run.thoughts.iloc[5]
+    where = rf"blocks\.1\.attn\.hook_z .*thought {thought['k']} of trace {thought['trace_id']} .and"
+    with pytest.raises(UserError, match=where):
+        fit_probe(bad, "offset", "blocks.1.attn.hook_z@0")
 
 
 def test_captured_hooks_are_sites(hooked_run: Run, tmp_path: Path) -> None:
