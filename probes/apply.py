@@ -26,7 +26,15 @@ from probes.thresholds import RATES, recall_name
 from probes.truth import Truth, no_truth, truth_of
 from probes.weights import Features
 
-__all__ = ["ALARMS", "ProbeScores", "apply_probe", "read_in_parts", "save_scores"]
+__all__ = [
+    "ALARMS",
+    "ProbeScores",
+    "alarms_of",
+    "apply_probe",
+    "read_in_parts",
+    "readings_of",
+    "save_scores",
+]
 
 # recall_at_1pct -> alarm_at_1pct
 ALARMS = {name: name.replace("recall", "alarm") for name in map(recall_name, RATES)}
@@ -125,12 +133,12 @@ def apply_probe(
     columns: dict[str, Any] = {
         "trace_id": traces["trace_id"].to_numpy(),
         "k": run.thoughts["k"].to_numpy()[rows.last],
-        **_readings(probe, told),
+        **readings_of(probe, told),
     }
     at_site = np.ones(len(rows.first), dtype=bool)
     if every_thought:
         at_site = columns["at_site"] = np.isin(rows.first, own)
-    alarms = _alarms(probe, told)
+    alarms = alarms_of(probe, told)
     columns |= alarms
     if conformal:
         columns["p_value"] = np.where(at_site, conformal_p(told, probe.alarms), np.nan)
@@ -210,7 +218,8 @@ def _truth(
     return found
 
 
-def _readings(probe: Probe, told: NDArray[np.float64]) -> dict[str, Any]:
+def readings_of(probe: Probe, told: NDArray[np.float64]) -> dict[str, Any]:
+    """What `Probe.read` told, as columns: predicted, probability and one per class."""
     if probe.kind == "number":
         return {"predicted": told}
     p = np.stack([1 - told, told], axis=1) if probe.kind == "binary" else told
@@ -222,7 +231,8 @@ def _readings(probe: Probe, told: NDArray[np.float64]) -> dict[str, Any]:
     }
 
 
-def _alarms(probe: Probe, told: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
+def alarms_of(probe: Probe, told: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
+    """Which rows are above each threshold that the probe has?"""
     limits = probe.limits.values if probe.limits is not None else {}
     return {alarm: told > limits[name] for name, alarm in ALARMS.items() if name in limits}
 
