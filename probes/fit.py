@@ -16,6 +16,7 @@ from probes.calibration import Bin, calibration_table
 from probes.controls.compare import Control, Judged, controls_of
 from probes.controls.panel import Panel
 from probes.controls.states import control_states
+from probes.estimators import strongest
 from probes.fitting import resolve
 from probes.headline import headline
 from probes.intervals import Estimate, group_draws
@@ -173,7 +174,7 @@ def _fitted(
     tell: Callable[[str], object],
 ) -> ProbeResult:
     task = task_of(found, split.rows(found.groups), options.seed)
-    wanted = options.estimator or ("ridge" if found.kind == "number" else "logistic")
+    wanted = options.estimator or strongest(found.kind)
     estimator = resolve(wanted, found.kind, found.site.place.how == "all")
     X = found.X if found.X is not None else []
     tell("probe")
