@@ -1,6 +1,6 @@
 """How long does a sweep of probes take, and how much less than loops over scikit-learn?
 
-    python benchmarks/probe_sweep.py                     # 5,000 problems of 8 steps, about 10 minutes
+    python benchmarks/probe_sweep.py                     # 5,000 problems, about 10 minutes
     python benchmarks/probe_sweep.py --traces 500 --sites u,h@2 --places 1,3   # to see that it runs
 
 Two figures from one run of the demo checkpoint, in one process after another:

@@ -60,20 +60,23 @@ def crossfit(
     values: dict[str, list[Tensor]] = {e.name: [] for e in estimators}
     nulls: dict[str, list[Tensor]] = {e.name: [] for e in estimators}
     losses: dict[str, list[Tensor]] = {e.name: [] for e in estimators}
+    warm: dict[str, _Warm] = {e.name: _Warm() for e in estimators}
     for b in range(folds):
         train, test = fold != b, fold == b
         shared = design(X[train])
         there = shared.transform(X[test])
         for e in estimators:
             grid = X.new_tensor(e.penalties or (torch.nan,))
-            fits = e.fit(shared, y[train].expand(len(grid), -1), grid, classes)
+            fits = warm[e.name].fit(e, shared, y[train].expand(len(grid), -1), grid, classes)
             told = _told(fits, there, kind)
             losses[e.name].append(validation_loss(kind, y[test], told))
             best = chosen[e.name][b]
             scores[e.name][test] = told[best]
             values[e.name].append(statistic(kind, y[test][None], told[best][None]))
             if permuted is not None:
-                found = _null(e, shared, there, permuted, train, test, grid[best], kind, classes)
+                again = grid[best].expand(len(permuted))
+                fits = warm[e.name].fit(e, shared, permuted[:, train], again, classes, "null")
+                found = statistic(kind, permuted[:, test], _told(fits, there, kind))
                 nulls[e.name].append(found)
     result = {}
     for e in estimators:
@@ -96,7 +99,28 @@ def fit_all(
     shared = design(X)
     grid = shared.U.new_tensor([float("nan") if penalty is None else penalty])
     labels = y[None] if y.dtype == torch.int64 else y.to(shared.U)[None]
-    return shared, estimator.fit(shared, labels, grid, classes)
+    return shared, estimator.fit(shared, labels, grid, classes, None)
+
+
+class _Warm:
+    """Fits of one fold start where those of the last one ended: they share most of their rows."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def fit(
+        self,
+        estimator: Estimator,
+        shared: Design,
+        y: Tensor,
+        penalties: Tensor,
+        classes: int,
+        what: str = "labels",
+    ) -> Linear:
+        """The fits of labellings y [B, n], started from the last ones of `what`."""
+        fits = estimator.fit(shared, y, penalties, classes, self.last.get(what))
+        self.last[what] = fits.on_features(shared)
+        return fits
 
 
 def _inner(
@@ -108,30 +132,15 @@ def _inner(
         return [0] * folds
     grid = X.new_tensor(estimator.penalties)
     total = X.new_zeros(folds, len(grid))
+    warm = _Warm()
     for a, b in combinations(range(folds), 2):
         train = (fold != a) & (fold != b)
         shared = design(X[train])
-        fits = estimator.fit(shared, y[train].expand(len(grid), -1), grid, classes)
+        fits = warm.fit(estimator, shared, y[train].expand(len(grid), -1), grid, classes)
         for outer, judged in ((b, fold == a), (a, fold == b)):
             told = _told(fits, shared.transform(X[judged]), kind)
             total[outer] += validation_loss(kind, y[judged], told).to(total)
     return [int(i) for i in total.argmin(1)]
-
-
-def _null(
-    estimator: Estimator,
-    shared: Design,
-    there: Tensor,
-    permuted: Tensor,
-    train: Tensor,
-    test: Tensor,
-    penalty: Tensor,
-    kind: str,
-    classes: int,
-) -> Tensor:
-    """The statistic of each permuted labelling in one fold, [P]."""
-    fits = estimator.fit(shared, permuted[:, train], penalty.expand(len(permuted)), classes)
-    return statistic(kind, permuted[:, test], _told(fits, there, kind))
 
 
 def _told(fits: Linear, U: Tensor, kind: str) -> Tensor:

@@ -16,23 +16,24 @@ CLASSES = ("binary", "multiclass")
 # scikit-learn's C from strong to weak, and ridge's alpha likewise.
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 ALPHAS = (1e4, 1e3, 1e2, 1e1, 1.0)
+Start = tuple[Tensor, Tensor] | None
 
 
 @dataclass(frozen=True)
 class Estimator:
     """A linear probe. `kinds`: the tasks it is for; `penalties`: what inner folds choose among
     (strongest first), none where nothing is to be chosen; `fit` takes labellings y [B, n] with a
-    penalty each and the number of classes.
+    penalty each, the number of classes, and fits of similar rows to start from.
     """
 
     name: str
     kinds: tuple[str, ...]
     penalties: tuple[float, ...]
-    fit: Callable[[Design, Tensor, Tensor, int], Linear]
+    fit: Callable[[Design, Tensor, Tensor, int, Start], Linear]
 
 
 def _discriminant(name: str, shrinkage: float | None) -> Estimator:
-    def fit(design: Design, y: Tensor, penalties: Tensor, classes: int) -> Linear:
+    def fit(design: Design, y: Tensor, penalties: Tensor, classes: int, start: Start) -> Linear:
         return fit_discriminant(design, y, classes, shrinkage)
 
     return Estimator(name, CLASSES, (), fit)
@@ -45,7 +46,7 @@ ESTIMATORS = {
         _discriminant("lda", None),
         _discriminant("mass_mean", 1.0),
         _discriminant("mass_mean_whitened", 0.0),
-        Estimator("ridge", ("number",), ALPHAS, lambda d, y, a, classes: fit_ridge(d, y, a)),
+        Estimator("ridge", ("number",), ALPHAS, lambda d, y, a, classes, start: fit_ridge(d, y, a)),
     )
 }
 

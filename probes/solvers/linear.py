@@ -33,6 +33,10 @@ class Linear:
         """One fit as weights on the standardised features: [C, D] and [C]."""
         return (design.basis @ self.weights[:, index]).T, self.intercept[index]
 
+    def on_features(self, design: Design) -> tuple[Tensor, Tensor]:
+        """All fits as weights on the standardised features: [D, B, C] and [B, C]."""
+        return torch.einsum("dr,rbc->dbc", design.basis, self.weights), self.intercept
+
     @staticmethod
     def joined(parts: list[Linear]) -> Linear:
         """Fits of several batches in one."""

@@ -20,6 +20,8 @@ from probes.solvers.linear import Linear
 __all__ = ["fit_logistic"]
 
 HISTORY = 10
+# Below this share of the loss without weights, classes are told apart well.
+STRONG = 0.8
 ARMIJO = 1e-4
 MAX_HALVINGS = 30
 # Elements of the largest intermediate (rows x fits x classes); more fits are taken in turns.
@@ -31,6 +33,7 @@ def fit_logistic(
     y: Tensor,
     C: Tensor,
     classes: int,
+    start: tuple[Tensor, Tensor] | None = None,
     tolerance: float | None = None,
     max_iterations: int = 500,
 ) -> Linear:
@@ -40,16 +43,21 @@ def fit_logistic(
     LogisticRegression, whose objective and stopping rule these are: the largest gradient of the
     mean loss is below `tolerance` (None: 1e-4 in single precision, as there, and 1e-7 in double).
     The intercept is not penalised. Two classes have one output, more have one each. A class without
-    a row gets a very low intercept rather than none.
+    a row gets a very low intercept rather than none. `start`: weights on standardised features
+    [D, B, C] and intercepts [B, C] of similar rows (`Linear.on_features`), from which it is not far.
     """
     if tolerance is None:
         tolerance = 1e-4 if design.U.dtype == torch.float32 else 1e-7
     outputs = 1 if classes == 2 else classes
     most = max(1, MOST_ELEMENTS // max(1, y.shape[1] * outputs))
-    parts = [
-        _minimise(_Loss(design, some, strength, classes), tolerance, max_iterations)
-        for some, strength in zip(y.split(most), C.to(design.U).split(most), strict=True)
-    ]
+    parts = []
+    for some in torch.arange(len(y), device=y.device).split(most):
+        loss = _Loss(design, y[some], C.to(design.U)[some], classes)
+        beta = loss.start()
+        if start is not None:
+            beta[:-1] = torch.einsum("dr,dbc->rbc", design.basis, start[0][:, some])
+            beta[-1] = start[1][some]
+        parts.append(_minimise(loss, beta, tolerance, max_iterations))
     return Linear.joined(parts)
 
 
@@ -69,6 +77,11 @@ class _Loss:
         counts = torch.stack([(self.y == c).sum(1) for c in range(self.classes)], -1) / n
         self.share = (counts[:, 1:] if self.classes == 2 else counts).to(self.design.U)  # [B, C]
 
+    def entropy(self) -> Tensor:
+        """The loss without any weights, [B]."""
+        share = torch.cat([1 - self.share, self.share], -1) if self.classes == 2 else self.share
+        return torch.special.entr(share).sum(-1)
+
     def start(self) -> Tensor:
         """No weights, and the intercepts that give each class its share of rows."""
         U = self.design.U
@@ -79,11 +92,16 @@ class _Loss:
             beta[-1] -= beta[-1].mean(-1, keepdim=True)
         return beta
 
-    def curvature(self) -> Tensor:
-        """The diagonal of the Hessian at the start, [r + 1, B, C]."""
+    def curvature(self, flat: Tensor) -> Tensor:
+        """The diagonal of the Hessian where all weights are zero, [r + 1, B, C].
+
+        Of fits that are `flat` [B], the average over directions is added: where classes are told
+        apart well, most rows have no curvature left, and least where variance is small.
+        """
         spread = (self.share * (1 - self.share)).clamp(min=1e-3)
-        variance = torch.cat([self.design.variance, self.design.variance.new_ones(1)])
-        diagonal = variance[:, None, None] * spread
+        variance = self.design.variance[:, None] + flat.to(spread) * self.design.variance.mean()
+        variance = torch.cat([variance, torch.ones_like(variance[:1])])
+        diagonal = variance[..., None] * spread
         diagonal[:-1] += self.penalty
         return diagonal
 
@@ -125,12 +143,13 @@ def _multinomial(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return loss, p
 
 
-def _minimise(loss: _Loss, tolerance: float, max_iterations: int) -> Linear:
-    beta = loss.start()
+def _minimise(loss: _Loss, beta: Tensor, tolerance: float, max_iterations: int) -> Linear:
     final = beta.clone()
     rows = torch.arange(beta.shape[1], device=beta.device)
-    inverse = 1 / loss.curvature()
     value, gradient = loss.value_and_gradient(beta, rows)
+    inverse = 1 / loss.curvature(torch.zeros_like(value))
+    within_reach = value - 0.5 * _dot(gradient, inverse * gradient)
+    inverse = 1 / loss.curvature(within_reach < STRONG * loss.entropy())
     steps: list[Tensor] = []
     changes: list[Tensor] = []
     for _ in range(max_iterations):
