@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from probes.metrics import evaluate
 from probes.reading import Task
 from probes.weights import Features
 
-__all__ = ["SHOWN", "Cell", "control_cells", "site_cells"]
+__all__ = ["SHOWN", "Cell", "Job", "done"]
 
 SHOWN = {
     "binary": ("accuracy", "balanced_accuracy", "auroc"),
@@ -63,68 +63,78 @@ class Cell:
         return Cell(**(plain | {"metrics": numbers, "null": tuple(plain["null"]), "value": value}))
 
 
-def site_cells(
-    site: str,
-    task: Task,
-    X: Features,
-    estimators: Sequence[str | BaseEstimator],
-    permuted: NDArray[Any] | None,
-    draws: Draws,
-    device: str = "cpu",
-) -> Iterator[Cell]:
-    """Every estimator at the site. X: the training rows [n, D]; permuted [P, n]: their labels."""
-    built_in = [e for e in estimators if isinstance(e, str) and e in ESTIMATORS]
+@dataclass(frozen=True)
+class Job:
+    """One unit of a sweep, complete in itself, so that it can be done in any process.
+
+    `X`: what stands at the site, rows of training only as everything here; None for a unit of
+    controls alone. `permuted` [P, n]: labellings for the null. `controls`: what is read instead;
+    `memory` [n]: the labels of the control task, read from X. `own`: the estimator of controls that
+    are like the probe, `strongest` that of the others.
+    """
+
+    name: str
+    task: Task
+    draws: Draws
+    strongest: str
+    own: str
+    controls: tuple[ControlFeatures, ...]
+    X: Features | None = None
+    estimators: tuple[str | BaseEstimator, ...] = ()
+    permuted: NDArray[Any] | None = None
+    memory: NDArray[Any] | None = None
+    device: str = "cpu"
+
+
+def done(job: Job) -> tuple[list[Cell], list[Cell]]:
+    """Do the job: the cells of its estimators, and those of its controls."""
+    cells: list[Cell] = []
+    controls = [_control(job, control) for control in job.controls]
+    if job.X is not None:
+        cells = [*_estimated(job, job.X)]
+        if job.memory is not None:
+            task = replace(job.task, y=job.memory)
+            told = ControlFeatures("control_task", job.X, like_probe=True)
+            controls.append(_control(replace(job, task=task), told))
+    return cells, controls
+
+
+def _estimated(job: Job, X: Features) -> Iterator[Cell]:
+    """Every estimator at the site."""
+    built_in = [e for e in job.estimators if isinstance(e, str) and e in ESTIMATORS]
     if built_in:
-        yield from _built_in(site, task, np.asarray(X), built_in, permuted, draws, device)
-    for estimator in estimators:
+        yield from _built_in(job, np.asarray(X), built_in, job.permuted)
+    for estimator in job.estimators:
         if estimator not in built_in:
-            yield _other(site, task, X, estimator, draws)
+            yield _other(job, X, estimator)
 
 
-def control_cells(
-    site: str,
-    task: Task,
-    controls: Sequence[ControlFeatures],
-    strongest: str,
-    own: str,
-    draws: Draws,
-    device: str = "cpu",
-) -> Iterator[Cell]:
-    """Every control at the site, features of the training rows: one estimator each, no nulls."""
-    for control in controls:
-        if control.X is None:
-            rows = len(task.rows.train)
-            groups = len(set(task.groups[task.rows.train]))
-            nan = float("nan")
-            yield Cell(site, control.name, rows, groups, None, nan, {}, (), control.reason)
-            continue
-        name = own if control.like_probe else strongest
-        if isinstance(control.X, np.ndarray) and name in ESTIMATORS:
-            (cell,) = _built_in(site, task, control.X, [name], None, draws, device)
-        else:
-            cell = _other(site, task, control.X, name, draws)
-        yield Cell(**(vars(cell) | {"name": control.name}))
+def _control(job: Job, control: ControlFeatures) -> Cell:
+    """One control, cross-fitted with one estimator; no null."""
+    if control.X is None:
+        groups, nan = job.task.groups, float("nan")
+        n, count = len(groups), len(set(groups))
+        return Cell(job.name, control.name, n, count, None, nan, {}, (), control.reason)
+    name = job.own if control.like_probe else job.strongest
+    if isinstance(control.X, np.ndarray) and name in ESTIMATORS:
+        (cell,) = _built_in(job, control.X, [name], None)
+    else:
+        cell = _other(job, control.X, name)
+    return replace(cell, name=control.name)
 
 
 def _built_in(
-    site: str,
-    task: Task,
-    X: NDArray[np.floating],
-    names: Sequence[str],
-    permuted: NDArray[Any] | None,
-    draws: Draws,
-    device: str,
+    job: Job, X: NDArray[np.floating], names: Sequence[str], permuted: NDArray[Any] | None
 ) -> list[Cell]:
-    number = task.kind == "number"
+    task = job.task
 
     def moved(array: NDArray[Any]) -> torch.Tensor:
         kept = array.astype(np.float32) if array.dtype.kind == "f" else array
-        return torch.from_numpy(np.ascontiguousarray(kept)).to(device)
+        return torch.from_numpy(np.ascontiguousarray(kept)).to(job.device)
 
-    y = task.y[task.rows.train]
     found = crossfit(
         moved(X),
-        moved(y),
+        moved(task.y),
         task.kind,
         len(task.classes or ()),
         moved(task.rows.fold),
@@ -133,51 +143,37 @@ def _built_in(
     )
     return [
         _cell(
-            site,
+            job,
             name,
-            task,
-            None if number or ESTIMATORS[name].penalties == () else fit.penalty,
+            fit.penalty if ESTIMATORS[name].penalties else None,
             fit.value,
             fit.scores.double().cpu().numpy(),
-            draws,
             tuple(float(v) for v in fit.null.cpu()),
         )
         for name, fit in found.items()
     ]
 
 
-def _other(
-    site: str, task: Task, X: Features, estimator: str | BaseEstimator, draws: Draws
-) -> Cell:
-    rows = task.rows
-    fit = fit_rows(
-        X,
-        task.y[rows.train],
-        task.kind,
-        len(task.classes or ()),
-        rows.fold,
-        estimator,
-        task.seed,
-    )
-    name = estimator_name(estimator)
-    return _cell(site, name, task, fit.penalty, fit.value, fit.out_of_fold, draws)
+def _other(job: Job, X: Features, estimator: str | BaseEstimator) -> Cell:
+    task = job.task
+    classes = len(task.classes or ())
+    fit = fit_rows(X, task.y, task.kind, classes, task.rows.fold, estimator, task.seed)
+    return _cell(job, estimator_name(estimator), fit.penalty, fit.value, fit.out_of_fold)
 
 
 def _cell(
-    site: str,
+    job: Job,
     name: str,
-    task: Task,
     penalty: float | None,
     value: float,
     scores: NDArray[np.float64],
-    draws: Draws,
     null: tuple[float, ...] = (),
 ) -> Cell:
-    train = task.rows.train
-    groups = task.groups[train]
+    task = job.task
     told = scores[:, 0] if task.kind != "multiclass" else softmax(scores, axis=1)
     if task.kind == "binary":
         told = expit(told)
-    metrics, _ = evaluate(task.kind, task.y[train], told, groups, task.seed, draws)
+    metrics, _ = evaluate(task.kind, task.y, told, task.groups, task.seed, job.draws)
     shown = {key: metrics[key] for key in SHOWN[task.kind]}
-    return Cell(site, name, len(train), len(set(groups)), penalty, value, shown, null)
+    count = len(set(task.groups))
+    return Cell(job.name, name, len(task.y), count, penalty, value, shown, null)

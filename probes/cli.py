@@ -117,13 +117,12 @@ def sweep(
     )
     table = _table(labels, loaded)
     folder, identity = sweep_folder(loaded, label, plan, table, out)
-    units = open_units(folder, identity)
     with _units_progress(f"sweeping {loaded.name}") as tell:
         found = sweep(
             loaded,
             label,
             plan,
-            units,
+            lambda: open_units(folder, identity),
             table=table,
             reasoner=_reasoner(loaded, model),
             progress=tell,

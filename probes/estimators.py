@@ -10,7 +10,7 @@ from torch import Tensor
 from nfcot_model.errors import UserError
 from probes.solvers import Design, Linear, fit_discriminant, fit_logistic, fit_ridge
 
-__all__ = ["ESTIMATORS", "Estimator", "default_estimators", "estimator_named", "task_kinds"]
+__all__ = ["ESTIMATORS", "Estimator", "default_estimators", "estimator_named", "strongest"]
 
 CLASSES = ("binary", "multiclass")
 # scikit-learn's C from strong to weak, and ridge's alpha likewise.
@@ -50,14 +50,14 @@ ESTIMATORS = {
 }
 
 
-def task_kinds(name: str) -> tuple[str, ...]:
-    """Which tasks is the estimator of this name for?"""
-    return ESTIMATORS[name].kinds
-
-
 def default_estimators(kind: str) -> tuple[str, ...]:
     """Which estimators does a sweep try when none is named?"""
     return ("ridge",) if kind == "number" else ("logistic", "lda", "mass_mean")
+
+
+def strongest(kind: str) -> str:
+    """Which estimator reads most from features of unknown kind? That of the controls."""
+    return "ridge" if kind == "number" else "logistic"
 
 
 def estimator_named(name: str, kind: str) -> Estimator:

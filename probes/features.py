@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from nfcot_model.errors import UserError
 from nfcot_model.traces import Run
+from nfcot_model.traces.activations import activation_sets
 from probes.sites import Site, SiteRows, real_site
 from probes.weights import Features
 
-__all__ = ["Features", "gather", "read_site", "read_space"]
+__all__ = ["gather", "read_site", "read_space", "space_width"]
 
 Floats = NDArray[np.float32]
 
@@ -57,6 +60,15 @@ def _refuse_not_finite(run: Run, site: Site, values: Floats) -> None:
             f" {thought['k']} of trace {thought['trace_id']} (and at {bad.size - 1} other"
             " thoughts); read another --site, or trace those problems again"
         )
+
+
+def space_width(run: Run, site: Site) -> int:
+    """How many values has one thought in the site's space? Reads none of them."""
+    site = real_site(run, site)
+    if site.captured:
+        sets = activation_sets(run.path, run.hash)
+        return math.prod(next(s.shapes[site.space] for s in sets if site.space in s.shapes))
+    return run.row_shape(site.space)[-1]
 
 
 def gather(values: Floats, site: Site, rows: SiteRows) -> Features:

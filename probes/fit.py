@@ -16,6 +16,7 @@ from probes.calibration import Bin, calibration_table
 from probes.controls.compare import Control, Judged, controls_of
 from probes.controls.panel import Panel
 from probes.controls.states import control_states
+from probes.estimators import strongest
 from probes.fitting import resolve
 from probes.headline import headline
 from probes.intervals import Estimate, group_draws
@@ -27,6 +28,7 @@ from probes.reading import Reading, code_length, read_rows, task_of
 from probes.sites import parse_site
 from probes.splits import FOLDS, Split, split_groups
 from probes.tables import LabelTable
+from probes.threads import one_thread_each
 
 __all__ = ["Options", "ProbeResult", "fit_population", "fit_probe"]
 
@@ -159,9 +161,20 @@ def fit_population(
     progress: Callable[[str], object] | None = None,
 ) -> ProbeResult:
     """`fit_probe` on rows that are read already, with a split that is made already."""
-    tell = progress or _silent
+    with one_thread_each():
+        return _fitted(run, found, split, options, panel, progress or _silent)
+
+
+def _fitted(
+    run: Run,
+    found: Population,
+    split: Split,
+    options: Options,
+    panel: Panel | None,
+    tell: Callable[[str], object],
+) -> ProbeResult:
     task = task_of(found, split.rows(found.groups), options.seed)
-    wanted = options.estimator or ("ridge" if found.kind == "number" else "logistic")
+    wanted = options.estimator or strongest(found.kind)
     estimator = resolve(wanted, found.kind, found.site.place.how == "all")
     X = found.X if found.X is not None else []
     tell("probe")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,12 @@ class Task:
     groups: NDArray[np.object_]
     rows: Rows
     seed: int
+
+    def training(self) -> Task:
+        """The same task with its training rows alone, every one in its fold."""
+        train, none = self.rows.train, np.zeros(0, dtype=np.int64)
+        rows = Rows(np.arange(len(train)), none, none, self.rows.fold)
+        return replace(self, y=self.y[train], groups=self.groups[train], rows=rows)
 
     @property
     def test_y(self) -> NDArray[Any]:

@@ -8,15 +8,11 @@ sites under labels that were exchanged between groups, the same exchange at ever
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
@@ -24,16 +20,15 @@ from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.traces import Run
 from probes.attention import ATTENTION
-from probes.cells import Cell, control_cells, site_cells
-from probes.controls.compare import kinds_of
-from probes.controls.panel import ControlFeatures, Panel
+from probes.cells import Cell
+from probes.controls.panel import Panel
 from probes.controls.states import control_states
 from probes.estimators import default_estimators
-from probes.features import gather, read_space
+from probes.features import read_space
 from probes.fit import Options, ProbeResult, fit_population
-from probes.fitting import estimator_name, resolve, some
-from probes.intervals import Draws, group_draws
-from probes.permutations import Donors, control_task, donors
+from probes.fitting import estimator_name, resolve
+from probes.jobs import SweepJobs, with_values
+from probes.permutations import Donors, donors
 from probes.population import Population, population
 from probes.reading import Task, task_of
 from probes.sites import Site, parse_place, parse_site, real_site, site_rows, sweep_sites
@@ -41,6 +36,7 @@ from probes.splits import Split, refuse_thin_folds, split_groups
 from probes.statistics import STATISTIC
 from probes.tables import LabelTable
 from probes.units import Units
+from probes.workers import all_done
 
 __all__ = ["NullMax", "Plan", "Sweep", "sweep"]
 
@@ -132,7 +128,7 @@ def sweep(
     run: Run,
     label: str,
     plan: Plan,
-    units: Units,
+    units: Callable[[], Units],
     *,
     table: LabelTable | None = None,
     reasoner: NFCoTReasoner | None = None,
@@ -141,7 +137,8 @@ def sweep(
 ) -> Sweep:
     """Cross-fit every estimator at every site, and test the best once.
 
-    `units` keeps what is done, so that a killed sweep goes on. `table`, `reasoner`: as in
+    `units` opens what keeps the work that is done, so that a killed sweep goes on; it is called
+    once all that was asked is known to make sense. `table`, `reasoner`: as in
     `fit_probe`. progress: called with (done, all) units. Raises UserError for a site or label that
     the run does not have, too few groups, or a label that no site can be read for.
     """
@@ -175,18 +172,21 @@ def sweep(
         for site in sites
     }
     whose = _donors(run, found, tasks, split, plan)
-    work = _Work(run, found, tasks, chosen, whose, plan, split, device)
+    jobs = SweepJobs(run, found, tasks, chosen, whose, plan.cell_draws, device)
+    kept = units()
     panel = None
     if plan.options.controls:
         panel = Panel(run, control_states(run, reasoner), plan.options.seed)
-    cells, controls = work.done(sites, panel, units, progress or _silent)
+    results = all_done(jobs.batches(sites, panel), kept, progress or _silent)
+    cells = [cell for site in sites for cell in results[str(site)][0]]
+    controls = [] if panel is None else [*jobs.control_cells(sites, results)]
     null = _null_max(cells, kind, whose)
     adjusted = _adjusted(cells)
     at = int(np.nanargmax([cell.value for cell in cells]))
     site = next(s for s in sites if str(s) == cells[at].site)
     best = fit_population(
         run,
-        work.with_values(site, read_space(run, site)),
+        with_values(run, found[str(site.place)], site, read_space(run, site)),
         split,
         replace(plan.options, estimator=_estimator(chosen[str(site)], cells[at].name)),
         panel,
@@ -205,126 +205,6 @@ def sweep(
         run.name,
         run.hash,
     )
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What all units of a sweep share."""
-
-    run: Run
-    found: dict[str, Population]
-    tasks: dict[str, Task]
-    chosen: dict[str, list[str | BaseEstimator]]
-    whose: tuple[Donors, NDArray[np.int64]] | None
-    plan: Plan
-    split: Split
-    device: str
-    noise: dict[tuple[str, int], Cell] = field(default_factory=dict)
-
-    def done(
-        self,
-        sites: Sequence[Site],
-        panel: Panel | None,
-        units: Units,
-        progress: Callable[[int, int], object],
-    ) -> tuple[list[Cell], list[Cell]]:
-        """All cells and all control cells, computing the units that are not kept yet."""
-        places = [] if panel is None else list(dict.fromkeys(str(s.place) for s in sites))
-        total, count = len(sites) + len(places), 0
-        results: dict[str, tuple[list[Cell], list[Cell]]] = {}
-        for name in [*places, *map(str, sites)]:
-            kept = units.read(name)
-            if kept is not None:
-                results[name] = kept
-                count += 1
-        progress(count, total)
-        with _one_thread_each() as workers, ThreadPoolExecutor(workers) as pool:
-            for batch in self._batches(sites, places, results, panel):
-                for name, result in pool.map(lambda job: (job[0], job[1]()), batch):
-                    units.write(name, *result)
-                    results[name] = result
-                    count += 1
-                    progress(count, total)
-        cells = [c for site in sites for c in results[str(site)][0]]
-        by_place = [c for place in places for c in results[place][1]]
-        return cells, by_place + [c for site in sites for c in results[str(site)][1]]
-
-    def _batches(
-        self,
-        sites: Sequence[Site],
-        places: Sequence[str],
-        kept: dict[str, Any],
-        panel: Panel | None,
-    ) -> Iterator[list[tuple[str, Callable[[], tuple[list[Cell], list[Cell]]]]]]:
-        """Jobs that may run side by side; each space is read once and then let go."""
-        if panel is not None:
-            yield [(p, partial(self.place_unit, p, panel)) for p in places if p not in kept]
-        for source in dict.fromkeys(site.source for site in sites):
-            mine = [s for s in sites if s.source == source and str(s) not in kept]
-            if mine:
-                values = read_space(self.run, mine[0])
-                yield [(str(s), partial(self.site_unit, s, values, panel)) for s in mine]
-
-    def with_values(self, site: Site, values: NDArray[np.float32]) -> Population:
-        """The population of the site's place, with what stands at the site."""
-        base = self.found[str(site.place)]
-        rows = site_rows(self.run, site)
-        kept = rows.where(np.isin(rows.trace, base.trace))
-        return replace(base, X=gather(values, site, kept), site=site)
-
-    def place_unit(self, place: str, panel: Panel) -> tuple[list[Cell], list[Cell]]:
-        """The controls that do not depend on the space."""
-        task, found = self.tasks[place], self.found[place]
-        features = panel.of_place(found, task.rows.train)
-        return [], self._controls(place, task, list(features), self._strongest(task))
-
-    def site_unit(
-        self, site: Site, values: NDArray[np.float32], panel: Panel | None
-    ) -> tuple[list[Cell], list[Cell]]:
-        """The estimators at a site and the controls of its width."""
-        place, name = str(site.place), str(site)
-        task, found = self.tasks[place], self.with_values(site, values)
-        train = task.rows.train
-        X = some(found.X if found.X is not None else [], train)
-        draws = self._draws(task)
-        permuted = self._permuted(found, task)
-        estimators = self.chosen[name]
-        cells = [*site_cells(name, task, X, estimators, permuted, draws, self.device)]
-        if panel is None:
-            return cells, []
-        own = estimators[0] if isinstance(estimators[0], str) else self._strongest(task)
-        width = np.shape(X[0])[-1]
-        if (place, width) not in self.noise:
-            noise = self._controls(name, task, [panel.noise(found)], own)
-            self.noise[place, width] = noise[0]
-        controls = self._controls(name, task, [panel.untrained(found)], own)
-        controls.append(replace(self.noise[place, width], site=name))
-        kinds, _ = kinds_of(found, self.run)
-        labels = replace(task, y=control_task(found.y, kinds, task.seed))
-        memory = ControlFeatures("control_task", X, like_probe=True)
-        controls += control_cells(name, labels, [memory], own, own, draws, self.device)
-        return cells, controls
-
-    def _controls(
-        self, site: str, task: Task, features: list[ControlFeatures], own: str
-    ) -> list[Cell]:
-        train = task.rows.train
-        kept = [f if f.X is None else replace(f, X=some(f.X, train)) for f in features]
-        strongest = self._strongest(task)
-        return [*control_cells(site, task, kept, strongest, own, self._draws(task), self.device)]
-
-    def _strongest(self, task: Task) -> str:
-        return "ridge" if task.kind == "number" else "logistic"
-
-    def _draws(self, task: Task) -> Draws:
-        return group_draws(task.groups[task.rows.train], self.plan.cell_draws, task.seed)
-
-    def _permuted(self, found: Population, task: Task) -> NDArray[Any] | None:
-        if self.whose is None:
-            return None
-        exchange, position = self.whose
-        train = task.rows.train
-        return exchange.labels(found.y[train], position[found.trace[train]])
 
 
 def _populations(
@@ -441,17 +321,6 @@ def _sites(run: Run, plan: Plan) -> list[Site]:
         named |= dict.fromkeys(found)
     sources = list(dict.fromkeys(site.source for site in named))
     return sorted(named, key=lambda site: sources.index(site.source))
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[int]:
-    """As many workers as torch has threads, with one thread each: the matrices are small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _silent(done: int, total: int) -> None:

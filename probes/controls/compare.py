@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 
 from nfcot_model.traces import Run
 from probes.controls.panel import CONTROLS, ControlFeatures, Panel
+from probes.estimators import strongest
 from probes.intervals import Draws, Estimate, percentile_interval
 from probes.metrics import difference, evaluate, resampled_metrics
 from probes.permutations import control_task, permute_between_groups
@@ -124,22 +125,20 @@ def controls_of(
     judged: Judged, found: Population, panel: Panel, run: Run
 ) -> Iterator[tuple[str, Callable[[], Control]]]:
     """Every control by name, each to be computed when called."""
-    strongest = "ridge" if found.kind == "number" else "logistic"
+    best = strongest(found.kind)
     for features in (*panel.of_place(found, judged.task.rows.train), *panel.of_site(found)):
-        yield features.name, _from_features(judged, features, strongest)
+        yield features.name, _from_features(judged, features, best)
     yield "control_task", lambda: _control_task(judged, found, run)
     yield "shuffled_labels", lambda: _shuffled(judged)
     if found.kind != "number":
         yield "majority_class", judged.no_features
 
 
-def _from_features(
-    judged: Judged, features: ControlFeatures, strongest: str
-) -> Callable[[], Control]:
+def _from_features(judged: Judged, features: ControlFeatures, best: str) -> Callable[[], Control]:
     name, X, meaning = features.name, features.X, CONTROLS[features.name]
     if X is None:
         return lambda: Control(name, meaning, {}, {}, features.reason)
-    estimator = judged.estimator if features.like_probe else strongest
+    estimator = judged.estimator if features.like_probe else best
     return lambda: judged.other_features(name, X, estimator, meaning)
 
 

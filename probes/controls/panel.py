@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +14,7 @@ from nfcot_model.traces import Run
 from probes.controls.lengths import length_features
 from probes.controls.states import ControlStates, read_control
 from probes.controls.text import WordCounts, count_words, decoded_texts, prompt_texts
-from probes.features import gather
+from probes.features import gather, space_width
 from probes.population import Population
 from probes.sites import site_rows
 from probes.weights import Features
@@ -77,7 +77,7 @@ class Panel:
     def of_site(self, found: Population) -> Iterator[ControlFeatures]:
         """Those of the same width as the thoughts."""
         yield self.untrained(found)
-        yield self.noise(found)
+        yield self.noise(found, space_width(self.run, found.site))
 
     def untrained(self, found: Population) -> ControlFeatures:
         """The same site of a model with random weights."""
@@ -91,15 +91,14 @@ class Panel:
             name="untrained",
         )
 
-    def noise(self, found: Population) -> ControlFeatures:
-        """Gaussian noise of the same shape; the same for all sites of one place and width."""
+    def noise(self, found: Population, width: int) -> ControlFeatures:
+        """Gaussian noise as wide as a thought; the same for all sites of one place and width."""
         rng = np.random.default_rng(self.seed)
-        X = found.X if found.X is not None else []
-        drawn: Features = (
-            rng.standard_normal(X.shape).astype(np.float32)
-            if isinstance(X, np.ndarray)
-            else [rng.standard_normal(one.shape).astype(np.float32) for one in X]
-        )
+        kept = site_rows(self.run, found.site)
+        rows = kept.where(np.isin(kept.trace, found.trace))
+        values = rng.standard_normal((int(rows.count.sum()), width)).astype(np.float32)
+        first = np.cumsum(rows.count) - rows.count
+        drawn = gather(values, found.site, replace(rows, first=first))
         return ControlFeatures("random_features", drawn, like_probe=True)
 
     @cached_property
