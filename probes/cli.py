@@ -2,54 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from probes.options import (
+    Controls,
+    Draws,
+    Folds,
+    Json,
+    Kind,
+    Label,
+    Labels,
+    Model,
+    Permutations,
+    Positive,
+    ProbePath,
+    RunPath,
+    Seed,
+    Site,
+    listed,
+    reasoner_of,
+    status,
+    table_of,
+    units_progress,
+)
+from probes.transfer_cli import report, transfer
+
 if TYPE_CHECKING:
-    from nfcot_model.traces import Run
-    from probes.tables import LabelTable
+    from probes.fit import ProbeResult
 
 app = typer.Typer(
     help="Sweep sites, fit, test and apply probes on thoughts, with controls.",
     no_args_is_help=True,
     add_completion=False,
 )
-
-RunPath = Annotated[Path, typer.Argument(help="A run folder, from nfcot trace.")]
-ProbePath = Annotated[Path, typer.Argument(help="A probe folder, from nfcot probe fit.")]
-Label = Annotated[
-    str,
-    typer.Option(
-        help="A label of steps or problems, a column of traces or thoughts, or of --labels;"
-        " NAME@J reads step J, NAME@next the next step."
-    ),
-]
-Site = Annotated[
-    str,
-    typer.Option(help="SPACE@PLACE: u@3, eps@-1, e@mean, mu@step2, h@LAYER@K, HOOK@K or u@all."),
-]
-Labels = Annotated[
-    Path | None, typer.Option("--labels", help="A CSV with trace_id (and k) and label columns.")
-]
-Kind = Annotated[str, typer.Option(help="auto, binary, multiclass or number.")]
-Positive = Annotated[
-    str | None, typer.Option(help="One class against the rest: the label becomes binary.")
-]
-Seed = Annotated[int, typer.Option(min=0, help="Decides split, folds and resamples.")]
-Folds = Annotated[int, typer.Option(help="Cross-validation folds of the training groups.")]
-Draws = Annotated[int, typer.Option(help="Resamples of groups behind each interval.")]
-Permutations = Annotated[int, typer.Option(help="Exchanges of labels behind the p-value.")]
-Controls = Annotated[
-    bool, typer.Option("--controls/--no-controls", help="Controls beside the probe.")
-]
-Model = Annotated[
-    Path | None, typer.Option(help="The run's checkpoint; default: the folder it was traced from.")
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+app.command()(transfer)
+app.command()(report)
 
 
 @app.command()
@@ -109,22 +99,22 @@ def sweep(
         kind=kind, positive=positive, seed=seed, folds=folds, draws=draws, controls=controls
     )
     plan = Plan(
-        sites=_listed(sites),
-        places=_listed(places),
-        estimators=_listed(estimators),
+        sites=listed(sites),
+        places=listed(places),
+        estimators=listed(estimators),
         options=options,
         permutations=permutations,
     )
-    table = _table(labels, loaded)
+    table = table_of(labels, loaded)
     folder, identity = sweep_folder(loaded, label, plan, table, out)
-    with _units_progress(f"sweeping {loaded.name}") as tell:
+    with units_progress(f"sweeping {loaded.name}") as tell:
         found = sweep(
             loaded,
             label,
             plan,
             lambda: open_units(folder, identity),
             table=table,
-            reasoner=_reasoner(loaded, model),
+            reasoner=reasoner_of(loaded, model),
             progress=tell,
             device=device,
         )
@@ -201,14 +191,14 @@ def fit(
         permutations=permutations,
         controls=controls,
     )
-    with _status() as tell:
+    with status() as tell:
         result = fit_probe(
             loaded,
             label,
             site,
             options,
-            table=_table(labels, loaded),
-            reasoner=_reasoner(loaded, model),
+            table=table_of(labels, loaded),
+            reasoner=reasoner_of(loaded, model),
             progress=tell,
         )
     folder = out or loaded.path.parent / "probes" / _default_name(loaded.name, result)
@@ -261,7 +251,7 @@ def evaluate(
         probe,
         loaded,
         label=label,
-        table=_table(labels, loaded),
+        table=table_of(labels, loaded),
         options=options,
         control_run=None if control is None else read_run(control),
     )
@@ -301,7 +291,7 @@ def apply(
     scores = apply_probe(
         read_probe(artifact),
         loaded,
-        table=_table(labels, loaded),
+        table=table_of(labels, loaded),
         conformal=conformal,
         every_thought=every_thought,
     )
@@ -322,62 +312,7 @@ def apply(
     console.print(f"scores: {path}", soft_wrap=True, markup=False)
 
 
-def _listed(text: str | None) -> tuple[str, ...] | None:
-    """Names between commas; those in brackets belong to one name."""
-    if text is None:
-        return None
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in "([") - (letter in ")]")
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
-
-
-def _table(labels: Path | None, *runs: Run) -> LabelTable | None:
-    from probes.tables import read_label_table
-
-    return None if labels is None else read_label_table(labels, runs)
-
-
-@contextmanager
-def _units_progress(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar over units of work whose number is known when the work begins."""
-    from nfcot_model.terminal import progress
-
-    with ExitStack() as stack:
-        bar: list[Callable[..., None]] = []
-        last = 0
-
-        def tell(done: int, total: int) -> None:
-            nonlocal last
-            if not bar:
-                bar.append(stack.enter_context(progress(description, total)))
-            bar[0](done - last)
-            last = done
-
-        yield tell
-
-
-@contextmanager
-def _status() -> Iterator[Callable[[str], None]]:
-    """A line that says what is done at the moment."""
-    from nfcot_model.terminal import console
-
-    with console.status("reading") as status:
-        yield lambda name: status.update(name.replace("_", " "))
-
-
-def _reasoner(run: Run, model: Path | None) -> Any:
-    """The model that was named; None lets the controls look for the run's own."""
-    from nfcot_model.traces.model_of import model_of
-
-    return None if model is None else model_of(run, model)
-
-
-def _default_name(run: str, result: Any) -> str:
+def _default_name(run: str, result: ProbeResult) -> str:
     """A folder name that tells probes of one run apart."""
     from nfcot_model.files import content_hash
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from nfcot_model.errors import UserError
-from probes.features import Features
 from probes.reading import Reading, Task, read_rows
 from probes.splits import Rows, Split, refuse_thin_folds, split_groups
+from probes.weights import Features
 
 __all__ = ["Pool", "split_parts"]
 

@@ -12,15 +12,18 @@ from rich.table import Table
 from nfcot_model.traces.view import printable
 from probes.headline import HEADLINE_METRIC
 from probes.sweep import Sweep
+from probes.transfer import Transfer
 
 __all__ = [
     "DOES_NOT_SHOW",
+    "collected_markdown",
     "fit_lines",
     "fit_table",
     "probe_markdown",
     "shown",
     "sweep_markdown",
     "sweep_tables",
+    "transfer_table",
 ]
 
 DOES_NOT_SHOW = (
@@ -211,3 +214,53 @@ def _plain(estimate: Mapping[str, float | None] | None) -> str:
 def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(printable(cell) for cell in line) + " |" for line in lines)
+
+
+def transfer_table(found: Transfer) -> Table:
+    """What was trained on down, what was read across; differences are to the probe from within."""
+    main = HEADLINE_METRIC[found.kind]
+    shortly = main.replace("_", " ")
+    title = f"{found.label} at {found.site}, {found.estimator}: {shortly} by {found.by}"
+    table = Table(
+        title=escape(printable(title)),
+        caption="less: trained here less trained within what is read, paired; 95 % over groups",
+    )
+    for name in ("trained on", "read on", "traces", shortly, "less"):
+        table.add_column(name)
+    for cell in found.cells:
+        plain = cell.to_dict()
+        table.add_row(
+            escape(printable(cell.train)),
+            escape(printable(cell.test)),
+            f"{cell.n} in {cell.groups} groups",
+            shown(plain["metrics"].get(main)),
+            shown(plain["difference"].get(main)) if cell.difference else "",
+        )
+    return table
+
+
+def collected_markdown(
+    probes: Sequence[Mapping[str, Any]], sweeps: Sequence[Mapping[str, Any]]
+) -> str:
+    """Probes and sweeps, as their folders keep them, as one Markdown text."""
+    lines = ["# Probes", ""]
+    head = ["run", "label", "site", "estimator", "traces", "headline"]
+    rows = [
+        [p["run"], p["label"], p["site"], p["estimator"], str(p["n"]), p["headline"]]
+        for p in probes
+    ]
+    if rows:
+        lines += [_markdown_table(head, rows), ""]
+    for sweep in sweeps:
+        null, best = sweep["null_max"], sweep["best"]
+        p = sweep["adjusted_p"]
+        lines += [
+            f"## Sweep of {printable(sweep['label'])} in {printable(sweep['run'])}",
+            "",
+            f"{len(sweep['cells'])} cells by {sweep['statistic'].replace('_', ' ')}; best"
+            f" {best['site']} ({best['estimator']})"
+            + ("" if p is None else f"; adjusted p {p:.3g}")
+            + (f"; best under exchanged labels at most {null['max']:.3f}." if null else "."),
+            "",
+        ]
+    return "\n".join([*lines, *(probe_markdown(p) for p in probes), DOES_NOT_SHOW, ""])

@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator
 
 from nfcot_model.errors import UserError
 from nfcot_model.traces import Run
-from probes.features import Features
+from probes.estimators import strongest
 from probes.fit import Options
 from probes.fitting import estimator_name, resolve
 from probes.headline import HEADLINE_METRIC
@@ -27,6 +27,8 @@ from probes.reading import Reading
 from probes.sites import parse_site
 from probes.splits import Rows
 from probes.tables import LabelTable
+from probes.threads import one_thread_each
+from probes.weights import Features
 
 __all__ = ["Judge", "Transfer", "TransferCell", "judge_of", "labelled", "spelled", "transfer"]
 
@@ -154,7 +156,8 @@ class Judge:
 
     def read(self, trains: NDArray[np.bool_]) -> Reading:
         """Fit on the parts that train [parts]; the readings of every test row."""
-        return self.pool.read(trains, self.rows, self.estimator, self.options.seed)
+        with one_thread_each():
+            return self.pool.read(trains, self.rows, self.estimator, self.options.seed)
 
     def cell(self, train: str, test: int, reading: Reading, within: Reading | None) -> TransferCell:
         """How does a reading do on one part, and how next to the one from within it?"""
@@ -211,7 +214,7 @@ class Judge:
 
 def judge_of(pool: Pool, options: Options, ragged: bool) -> Judge:
     """Split the pool and choose the estimator; `ragged`: is the site `@all`?"""
-    wanted = options.estimator or ("ridge" if pool.kind == "number" else "logistic")
+    wanted = options.estimator or strongest(pool.kind)
     estimator = resolve(wanted, pool.kind, ragged)
     rows = split_parts(pool, options.seed, options.folds).rows(pool.groups)
     return Judge(pool, rows, estimator, options)
