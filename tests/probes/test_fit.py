@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from nfcot_model.errors import UserError
 from nfcot_model.files import canonical_json, content_hash
 from nfcot_model.traces import Run
-from probes.apply import apply_probe, save_scores
+from probes.apply import apply_probe
 from probes.artifact import read_probe, weights_of
 from probes.estimators import class_scores, fit_logistic
 from probes.fit import ProbeResult, fit_probe, save_probe
@@ -95,47 +94,8 @@ def test_artefact_survives_the_disk_and_reads_the_same(
     scores = apply_probe(probe, signal)
     held_out = scores.frame[~scores.frame["seen"]]
     assert len(held_out) == fitted.n_test
-    assert scores.accuracy == pytest.approx(fitted.metrics["accuracy"].value)
-
-
-def test_apply_reads_other_runs_and_keeps_scores_by_trace_and_k(
-    fitted: ProbeResult, tmp_path: Path
-) -> None:
-    other = synthetic_run(tmp_path / "other", n=60, D=24, steps=(1, 3), seed=9, tau=0.3)
-    probe = save_probe(fitted, tmp_path / "probe")
-    scores = apply_probe(probe, other)
-    assert scores.out == int((other.traces["K"] < 2).sum()) > 0
-    assert scores.seen == 0
-    assert scores.accuracy > 0.95
-    stored = pd.read_parquet(save_scores(scores, other))
-    assert not stored.duplicated(["trace_id", "k"]).any()
-    assert set(stored["k"]) == {1}
-    np.testing.assert_allclose(stored.filter(like="p:").sum(axis=1), 1.0)
-
-
-def test_apply_refuses_another_checkpoint_and_a_missing_site(
-    fitted: ProbeResult, tmp_path: Path
-) -> None:
-    probe = save_probe(fitted, tmp_path / "probe")
-    made = {"n": 20, "D": 24, "tau": 0.3}
-    other = synthetic_run(tmp_path / "other", checkpoint_hash="another", **made)
-    with pytest.raises(UserError, match=r"checkpoint_hash is another, .* fitted on synthetic"):
-        apply_probe(probe, other)
-    short = synthetic_run(tmp_path / "short", steps=(1, 1), **made)
-    with pytest.raises(UserError, match=r"--site u@1: not in short"):
-        apply_probe(probe, short)
-
-
-@pytest.mark.parametrize("name", ["tau", "k_policy", "max_thoughts", "template", "dtype"])
-def test_apply_refuses_a_run_made_otherwise(
-    signal: Run, fitted: ProbeResult, tmp_path: Path, name: str
-) -> None:
-    save_probe(fitted, tmp_path / "probe")
-    changed = {"decode": signal.manifest["decode"] | {name: "other"}}
-    with pytest.raises(UserError, match=f"decode.{name} is other, the probe was fitted on"):
-        apply_probe(
-            read_probe(tmp_path / "probe"), replace(signal, manifest=signal.manifest | changed)
-        )
+    accuracy = (held_out["predicted"] == held_out["label"]).mean()
+    assert accuracy == pytest.approx(fitted.metrics["accuracy"].value)
 
 
 def test_a_probe_names_the_real_layer_and_other_layers_are_refused(tmp_path: Path) -> None:
@@ -151,7 +111,8 @@ def test_a_probe_names_the_real_layer_and_other_layers_are_refused(tmp_path: Pat
     result = fit_probe(last, "operation", "h@-1@1")
     assert result.site == "h@-1@1"
     probe = save_probe(result, tmp_path / "last-layer")
-    assert apply_probe(probe, every).accuracy > 0.9
+    frame = apply_probe(probe, every).frame
+    assert (frame["predicted"] == frame["label"]).mean() > 0.9
 
 
 def labelled(path: Path, rare: int) -> Run:

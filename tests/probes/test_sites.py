@@ -14,9 +14,9 @@ from nfcot_model.files import content_hash, write_json
 from nfcot_model.traces import Run, read_run
 from nfcot_model.traces.activations import set_folder, thoughts_hash, write_activations
 from probes.apply import apply_probe
-from probes.artifact import read_probe
+from probes.artifact import read_probe, save_probe
 from probes.features import gather, read_site, read_space
-from probes.fit import ProbeResult, fit_probe, save_probe
+from probes.fit import ProbeResult, fit_probe
 from probes.sites import (
     Place,
     Site,
