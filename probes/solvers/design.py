@@ -49,8 +49,8 @@ def design(X: Tensor) -> Design:
     floor = 10 * torch.finfo(X.dtype).eps * (mean.abs() + 1e-30)
     scale = torch.where(deviation <= floor, torch.ones_like(deviation), deviation)
     centred = centred / scale
-    variance, basis = torch.linalg.eigh(centred.T @ centred / n)
-    tolerance = RANK_TOLERANCE[X.dtype]
-    kept = variance > tolerance * variance[-1].clamp(min=torch.finfo(X.dtype).tiny)
-    basis, variance = basis[:, kept], variance[kept]
+    # in double: in single precision LAPACK fails on some matrices of low rank
+    variance, basis = torch.linalg.eigh((centred.T @ centred / n).double())
+    kept = variance > RANK_TOLERANCE[X.dtype] * variance[-1].clamp(min=1e-300)
+    variance, basis = variance[kept].to(X.dtype), basis[:, kept].to(X.dtype)
     return Design(mean, scale, basis, centred @ basis, variance)

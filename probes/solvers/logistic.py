@@ -19,7 +19,7 @@ from probes.solvers.linear import Linear
 
 __all__ = ["fit_logistic"]
 
-HISTORY = 10
+HISTORY = 6
 # Below this share of the loss without weights, classes are told apart well.
 STRONG = 0.8
 ARMIJO = 1e-4
