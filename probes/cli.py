@@ -154,6 +154,10 @@ def fit(
             " @all), or a scikit-learn class such as sklearn.svm.LinearSVC(C=0.1)."
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Other sites of the same place, in the same table."),
+    ] = None,
     labels: Labels = None,
     kind: Kind = "auto",
     positive: Positive = None,
@@ -190,6 +194,7 @@ def fit(
         draws=draws,
         permutations=permutations,
         controls=controls,
+        against=listed(against) or (),
     )
     with status() as tell:
         result = fit_probe(

@@ -41,7 +41,8 @@ class Options:
 
     `estimator`: a name, a scikit-learn estimator, or None for logistic (ridge for numbers).
     `kind`, `positive`: as in `read_labels`. `draws`: resamples behind an interval; `permutations`:
-    behind a p-value. `controls`: False for the probe alone.
+    behind a p-value. `controls`: False for the probe alone. `against`: other sites to read the same
+    labels from, in the same table.
     """
 
     estimator: str | BaseEstimator | None = None
@@ -52,6 +53,7 @@ class Options:
     draws: int = 1000
     permutations: int = 999
     controls: bool = True
+    against: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < MAX_SEED:
@@ -184,9 +186,12 @@ def _fitted(
     metrics, withheld = evaluate(
         found.kind, y, reading.test, groups, options.seed, draws, reading.limits, found.classes
     )
+    judged = Judged(task, X, estimator, reading, draws)
     controls = []
+    for other in options.against:
+        tell(other)
+        controls.append(judged.other_site(other, found, run))
     if panel is not None:
-        judged = Judged(task, X, estimator, reading, draws)
         for name, make in controls_of(judged, found, panel, run):
             tell(name)
             controls.append(make())

@@ -10,14 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from nfcot_model.errors import UserError
 from nfcot_model.traces import Run
 from probes.controls.panel import CONTROLS, ControlFeatures, Panel
 from probes.estimators import strongest
+from probes.features import gather, read_space
+from probes.fitting import resolve
 from probes.intervals import Draws, Estimate, percentile_interval
 from probes.metrics import difference, evaluate, resampled_metrics
 from probes.permutations import control_task, permute_between_groups
 from probes.population import Population
 from probes.reading import Reading, Task, read_rows
+from probes.sites import parse_site, real_site, site_rows
 from probes.weights import Features
 
 __all__ = ["Control", "Judged", "controls_of"]
@@ -62,6 +66,24 @@ class Judged:
     ) -> Control:
         """The same labels read from other features."""
         return self._compared(name, meaning, read_rows(self.task, X, estimator))
+
+    def other_site(self, name: str, found: Population, run: Run) -> Control:
+        """The same labels of the same traces read at another site, by the same estimator.
+
+        Raises UserError when some of the traces have no such thought.
+        """
+        site = real_site(run, parse_site(name))
+        rows = site_rows(run, site)
+        kept = rows.where(np.isin(rows.trace, found.trace))
+        lacking = len(found.trace) - len(kept.trace)
+        if lacking:
+            raise UserError(
+                f"--against {name}: {lacking} of {len(found.trace)} traces at --site {found.site}"
+                " have no such thought; compare sites of the same place"
+            )
+        X = gather(read_space(run, site), site, kept)
+        estimator = resolve(self.estimator, found.kind, site.place.how == "all")
+        return self.other_features(f"site {site}", X, estimator, "the same labels at another site")
 
     def no_features(self) -> Control:
         """The commonest class of the training rows, whatever is seen."""

@@ -43,8 +43,8 @@ def fit_logistic(
     LogisticRegression, whose objective and stopping rule these are: the largest gradient of the
     mean loss is below `tolerance` (None: 1e-4 in single precision, as there, and 1e-7 in double).
     The intercept is not penalised. Two classes have one output, more have one each. A class without
-    a row gets a very low intercept rather than none. `start`: weights on standardised features
-    [D, B, C] and intercepts [B, C] of similar rows (`Linear.on_features`), from which it is not far.
+    a row gets a very low intercept rather than none. `start`: fits of similar rows, as weights on
+    standardised features [D, B, C] and intercepts [B, C] (`Linear.on_features`).
     """
     if tolerance is None:
         tolerance = 1e-4 if design.U.dtype == torch.float32 else 1e-7
