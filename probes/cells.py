@@ -129,11 +129,10 @@ def _built_in(
     task = job.task
 
     def moved(array: NDArray[Any]) -> torch.Tensor:
-        kept = array.astype(np.float32) if array.dtype.kind == "f" else array
-        return torch.from_numpy(np.ascontiguousarray(kept)).to(job.device)
+        return torch.from_numpy(np.ascontiguousarray(array)).to(job.device)
 
     found = crossfit(
-        moved(X),
+        moved(X.astype(np.float32, copy=False)),
         moved(task.y),
         task.kind,
         len(task.classes or ()),
@@ -147,7 +146,7 @@ def _built_in(
             name,
             fit.penalty if ESTIMATORS[name].penalties else None,
             fit.value,
-            fit.scores.double().cpu().numpy(),
+            fit.scores.cpu().numpy(),
             tuple(float(v) for v in fit.null.cpu()),
         )
         for name, fit in found.items()

@@ -53,6 +53,10 @@ def crossfit(
     X [n, D]; y [n] class indices or numbers; fold [n], 0 .. F-1; permuted [P, n] labellings for the
     null. All estimators share standardisation and basis, fitted on training rows only.
     """
+    middle = y.mean() if kind == "number" else y.new_zeros(())
+    if kind == "number":  # in single precision, few digits are left of numbers far from nought
+        y = (y - middle).to(X)
+        permuted = None if permuted is None else (permuted - middle).to(X)
     folds = int(fold.max()) + 1
     chosen = {e.name: _inner(X, y, kind, classes, fold, e) for e in estimators}
     outputs = classes if kind == "multiclass" else 1
@@ -83,7 +87,7 @@ def crossfit(
         choices = e.penalties or (float("nan"),)
         null = torch.stack(nulls[e.name]).nanmean(0) if nulls[e.name] else X.new_zeros(0)
         result[e.name] = Crossfit(
-            scores[e.name],
+            scores[e.name].double() + middle,
             float(torch.stack(values[e.name]).nanmean()),
             null,
             tuple(choices[i] for i in chosen[e.name]),

@@ -110,10 +110,10 @@ def _fit_linear(
 ) -> Fitted:
     estimator = ESTIMATORS[name]
     features = torch.from_numpy(np.ascontiguousarray(X, dtype=np.float32))
-    target = torch.from_numpy(y if kind != "number" else y.astype(np.float32))
+    target = torch.from_numpy(y)
     found = crossfit(features, target, kind, classes, torch.from_numpy(fold), [estimator])[name]
     exact = torch.from_numpy(np.ascontiguousarray(X, dtype=np.float64))
-    shared, fit = fit_all(exact, torch.from_numpy(y), classes, estimator, found.penalty)
+    shared, fit = fit_all(exact, target, classes, estimator, found.penalty)
     mean, scale, coef, intercept = (
         a.numpy() for a in (shared.mean, shared.scale, *fit.in_features(shared))
     )
@@ -121,7 +121,7 @@ def _fit_linear(
         coef, intercept = np.vstack([0 * coef, coef]), np.concatenate([0 * intercept, intercept])
     weights = Weights(mean, scale, coef, intercept)
     penalty = found.penalty if estimator.penalties else None
-    scores = found.scores.double().numpy()
+    scores = found.scores.numpy()
     return Fitted(name, penalty, scores, found.value, weights, weights.scores)
 
 

@@ -22,20 +22,21 @@ def fit_discriminant(design: Design, y: Tensor, classes: int, shrinkage: float |
 
     Equals scikit-learn's LinearDiscriminantAnalysis(solver="lsqr", shrinkage=s) on the
     standardised features, with s given or the Ledoit-Wolf amount of the class-centred rows. A class
-    without a row is never told (logit -inf for more than two classes).
+    without a row gets a very low intercept rather than none.
     """
     U, n = design.U, len(design.U)
     target = U.new_zeros(*y.shape, classes).scatter_(-1, y[..., None], 1.0)  # [B, n, C]
     counts = target.sum(1)
     means = target.transpose(1, 2) @ U / counts.clamp(min=1)[..., None]  # [B, C, r]
     share = counts / n
+    told = share.clamp(min=1e-3 / n).log()
     if shrinkage == 1.0:
         between = (share * means.square().sum(-1)).sum(-1)
         level = (design.variance.sum() - between) / design.D
         solved = means.transpose(1, 2) / level.clamp(min=_floor(design))[:, None, None]
     else:
         solved = _solved(design, y, means, share, shrinkage)
-    intercept = share.log() - 0.5 * (means * solved.transpose(1, 2)).sum(-1)
+    intercept = told - 0.5 * (means * solved.transpose(1, 2)).sum(-1)
     if classes == 2:
         solved, intercept = solved[..., 1:] - solved[..., :1], intercept[:, 1:] - intercept[:, :1]
     return Linear(solved.transpose(0, 1).contiguous(), intercept)
@@ -60,7 +61,7 @@ def _solved(
 
 def _floor(design: Design) -> float:
     """What is added to the covariance, for classes that are single points leave nothing."""
-    tiny = 1e-9 if design.U.dtype == torch.float64 else 1e-6
+    tiny = 1e-9 if design.U.dtype == torch.float64 else 1e-5
     return tiny * float(design.variance.max()) if len(design.variance) else 1.0
 
 
@@ -78,5 +79,5 @@ def ledoit_wolf_shrinkage(design: Design, y: Tensor, means: Tensor, within: Tens
     second = within.square().sum((1, 2))
     noise = (squared.square().mean(1) - second) / (D * n)
     spread = second / D - level.square()
-    amount = torch.minimum(noise, spread) / spread.clamp(min=1e-300)
+    amount = torch.minimum(noise, spread) / spread.clamp(min=torch.finfo(spread.dtype).tiny)
     return torch.where(noise <= 0, 0.0, amount.clamp(0, 1))
