@@ -9,7 +9,7 @@ Applying one needs numpy only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -205,6 +205,30 @@ def read_probe(folder: Path) -> Probe:
     return Probe(weights, alarms, meta)
 
 
+def _is_link(link: Any, classes: int) -> bool:
+    """Is it a calibration of so many classes, or of none, a number's?"""
+    if link is None or classes == 0:
+        return link is None and classes == 0
+    if set(link) != {"slope", "offsets"} or not isinstance(link["offsets"], list):
+        return False
+    return len(link["offsets"]) == classes and _numbers([link["slope"], *link["offsets"]])
+
+
+def _are_limits(limits: Any) -> bool:
+    """Are they thresholds, or none?"""
+    if limits is None:
+        return True
+    if set(limits) != {field.name for field in fields(Thresholds)}:
+        return False
+    if not isinstance(limits["values"], dict) or not isinstance(limits["reasons"], dict):
+        return False
+    return _numbers([limits["negatives"], limits["groups"], *limits["values"].values()])
+
+
+def _numbers(values: list[Any]) -> bool:
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+
+
 def _check_fields(folder: Path, meta: dict[str, Any], weights: Weights) -> None:
     file = folder / JSON_FILE
     for name, kind in FIELDS.items():
@@ -214,8 +238,16 @@ def _check_fields(folder: Path, meta: dict[str, Any], weights: Weights) -> None:
             )
     if meta["kind"] not in KINDS or (meta["kind"] == "number") != (meta["classes"] is None):
         raise UserError(f"{file}: kind '{meta['kind']}' does not fit its classes; fit it again")
-    if not all(isinstance(group, str) for group in meta["train_groups"]):
-        raise UserError(f"{file}: field 'train_groups' is not a list of names; fit the probe again")
+    for name in ("train_groups", "control_groups"):
+        if not all(isinstance(group, str) for group in meta[name]):
+            raise UserError(f"{file}: field '{name}' is not a list of names; fit the probe again")
+    outputs = len(meta["classes"] or ())
+    for name, fits in (
+        ("calibration_link", _is_link(meta["calibration_link"], outputs)),
+        ("thresholds", _are_limits(meta["thresholds"])),
+    ):
+        if not fits:
+            raise UserError(f"{file}: field '{name}' is of another form; fit the probe again")
     try:
         parse_site(meta["site"])
     except UserError:

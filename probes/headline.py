@@ -56,16 +56,21 @@ def headline(
         return f"{'; '.join(verdicts)}: {shown}"
     if not controls:
         return f"{shown}; no controls were asked for"
-    left_out = [c.name for c in controls if c.reason is not None]
+    left_out = [c.name for c in controls if not _comparable(c, name)]
     without = f" (not available: {', '.join(left_out)})" if left_out else ""
+    if len(left_out) == len(controls):
+        return f"{shown}; compared with no control{without}"
     return f"{shown}; better than every control{without}"
 
 
+def _comparable(control: Control, name: str) -> bool:
+    """Is there a difference with an interval? Not where the control, or its figure, is missing."""
+    return name in control.difference and not math.isnan(control.difference[name].low)
+
+
 def _beaten(control: Control, name: str) -> bool:
-    """Unavailable controls accuse nobody."""
-    if control.reason is not None or name not in control.difference:
+    """Controls that cannot be compared accuse nobody."""
+    if not _comparable(control, name):
         return True
-    low = control.difference[name].low
-    if name == "mae":
-        return control.difference[name].high < 0
-    return low > 0 if not math.isnan(low) else True
+    less = control.difference[name]
+    return less.high < 0 if name == "mae" else less.low > 0
