@@ -18,7 +18,6 @@ Prints one JSON document; exit code 1 when a limit is missed.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -37,6 +36,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from nfcot_model import collect, demo_path, load_reasoner, make_world, read_run
+from nfcot_model.terminal import emit_json
 from nfcot_model.traces import Run
 from probes.crossfit import crossfit
 from probes.estimators import ESTIMATORS, STRENGTHS
@@ -109,7 +109,7 @@ def compared(run: Run, sites: list[str]) -> dict[str, object]:
                     np.mean([roc_auc_score(task.y == c, told[:, c]) for c in set(task.y)])
                 )
         rows.append({"site": name, "seconds": seconds, "auroc": auroc})
-        print(f"{name}: {seconds} {auroc}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{name}: {seconds} {auroc}\n")
     total = {w: sum(r["seconds"][w] for r in rows) for w in ("scikit-learn", "crossfit")}
     return {
         "cells": rows,
@@ -156,7 +156,7 @@ def main() -> int:
         "ratio_limit": LIMIT_RATIO,
         **comparison,
     }
-    print(json.dumps(result, indent=2))
+    emit_json(result)
     missed = (
         seconds > LIMIT_SECONDS
         or comparison["ratio"] < LIMIT_RATIO

@@ -29,7 +29,7 @@ class Crossfit:
     of its group. `value`: the statistic (`probes.statistics.STATISTIC`), averaged over folds.
     `null` [P]: the same for each permuted labelling, with each fold's chosen penalty kept: it was
     chosen inside the fold's training rows and so cannot favour its test rows. `penalties`: chosen
-    in each fold; `penalty`: for a fit on all rows (NaN where nothing is chosen).
+    in each fold; `penalty`: for a fit on all rows, the best of all inner fits (NaN: no choice).
     """
 
     scores: Tensor
@@ -58,42 +58,34 @@ def crossfit(
         y = (y - middle).to(X)
         permuted = None if permuted is None else (permuted - middle).to(X)
     folds = int(fold.max()) + 1
-    chosen = {e.name: _inner(X, y, kind, classes, fold, e) for e in estimators}
+    losses = {e.name: _inner_losses(X, y, kind, classes, fold, e) for e in estimators}
     outputs = classes if kind == "multiclass" else 1
     scores = {e.name: X.new_zeros(len(X), outputs) for e in estimators}
     values: dict[str, list[Tensor]] = {e.name: [] for e in estimators}
     nulls: dict[str, list[Tensor]] = {e.name: [] for e in estimators}
-    losses: dict[str, list[Tensor]] = {e.name: [] for e in estimators}
-    warm: dict[str, _Warm] = {e.name: _Warm() for e in estimators}
     for b in range(folds):
         train, test = fold != b, fold == b
         shared = design(X[train])
         there = shared.transform(X[test])
+        labellings = y[None] if permuted is None else torch.cat([y[None], permuted])
         for e in estimators:
-            grid = X.new_tensor(e.penalties or (torch.nan,))
-            fits = warm[e.name].fit(e, shared, y[train].expand(len(grid), -1), grid, classes)
+            penalty = X.new_tensor([_best(e, losses[e.name][b])]).expand(len(labellings))
+            fits = e.fit(shared, labellings[:, train], penalty, classes, None)
             told = _told(fits, there, kind)
-            losses[e.name].append(validation_loss(kind, y[test], told))
-            best = chosen[e.name][b]
-            scores[e.name][test] = told[best]
-            values[e.name].append(statistic(kind, y[test][None], told[best][None]))
-            if permuted is not None:
-                again = grid[best].expand(len(permuted))
-                fits = warm[e.name].fit(e, shared, permuted[:, train], again, classes, "null")
-                found = statistic(kind, permuted[:, test], _told(fits, there, kind))
-                nulls[e.name].append(found)
-    result = {}
-    for e in estimators:
-        choices = e.penalties or (float("nan"),)
-        null = torch.stack(nulls[e.name]).nanmean(0) if nulls[e.name] else X.new_zeros(0)
-        result[e.name] = Crossfit(
+            scores[e.name][test] = told[0]
+            found = statistic(kind, labellings[:, test], told)
+            values[e.name].append(found[0])
+            nulls[e.name].append(found[1:])
+    return {
+        e.name: Crossfit(
             scores[e.name].double() + middle,
             float(torch.stack(values[e.name]).nanmean()),
-            null,
-            tuple(choices[i] for i in chosen[e.name]),
-            choices[int(torch.stack(losses[e.name]).mean(0).argmin())],
+            torch.stack(nulls[e.name]).nanmean(0),
+            tuple(_best(e, loss) for loss in losses[e.name]),
+            _best(e, losses[e.name].sum(0)),
         )
-    return result
+        for e in estimators
+    }
 
 
 def fit_all(
@@ -106,45 +98,34 @@ def fit_all(
     return shared, estimator.fit(shared, labels, grid, classes, None)
 
 
-class _Warm:
-    """Fits of one fold start where those of the last one ended: they share most of their rows."""
-
-    def __init__(self) -> None:
-        self.last: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def fit(
-        self,
-        estimator: Estimator,
-        shared: Design,
-        y: Tensor,
-        penalties: Tensor,
-        classes: int,
-        what: str = "labels",
-    ) -> Linear:
-        """The fits of labellings y [B, n], started from the last ones of `what`."""
-        fits = estimator.fit(shared, y, penalties, classes, self.last.get(what))
-        self.last[what] = fits.on_features(shared)
-        return fits
-
-
-def _inner(
+def _inner_losses(
     X: Tensor, y: Tensor, kind: str, classes: int, fold: Tensor, estimator: Estimator
-) -> list[int]:
-    """Which penalty (its place in the grid) is best for each outer fold?"""
+) -> Tensor:
+    """The loss of each penalty inside each outer fold, [folds, penalties], by fits without both.
+
+    They start one from another, which have most rows in common. What is left of the start when a
+    fit stops can touch the choice of a penalty, and nothing else.
+    """
     folds = int(fold.max()) + 1
-    if len(estimator.penalties) < 2:
-        return [0] * folds
     grid = X.new_tensor(estimator.penalties)
     total = X.new_zeros(folds, len(grid))
-    warm = _Warm()
+    if len(grid) < 2:
+        return total
+    start = None
     for a, b in combinations(range(folds), 2):
         train = (fold != a) & (fold != b)
         shared = design(X[train])
-        fits = warm.fit(estimator, shared, y[train].expand(len(grid), -1), grid, classes)
+        fits = estimator.fit(shared, y[train].expand(len(grid), -1), grid, classes, start)
+        start = fits.on_features(shared)
         for outer, judged in ((b, fold == a), (a, fold == b)):
             told = _told(fits, shared.transform(X[judged]), kind)
             total[outer] += validation_loss(kind, y[judged], told).to(total)
-    return [int(i) for i in total.argmin(1)]
+    return total
+
+
+def _best(estimator: Estimator, losses: Tensor) -> float:
+    """The penalty of least loss, NaN where there is none to choose."""
+    return estimator.penalties[int(losses.argmin())] if estimator.penalties else float("nan")
 
 
 def _told(fits: Linear, U: Tensor, kind: str) -> Tensor:

@@ -32,6 +32,14 @@ class Estimator:
     fit: Callable[[Design, Tensor, Tensor, int, Start], Linear]
 
 
+def _logistic(design: Design, y: Tensor, C: Tensor, classes: int, start: Start) -> Linear:
+    return fit_logistic(design, y, C, classes, start=start)
+
+
+def _ridge(design: Design, y: Tensor, alpha: Tensor, classes: int, start: Start) -> Linear:
+    return fit_ridge(design, y, alpha)
+
+
 def _discriminant(name: str, shrinkage: float | None) -> Estimator:
     def fit(design: Design, y: Tensor, penalties: Tensor, classes: int, start: Start) -> Linear:
         return fit_discriminant(design, y, classes, shrinkage)
@@ -42,11 +50,11 @@ def _discriminant(name: str, shrinkage: float | None) -> Estimator:
 ESTIMATORS = {
     e.name: e
     for e in (
-        Estimator("logistic", CLASSES, STRENGTHS, fit_logistic),
+        Estimator("logistic", CLASSES, STRENGTHS, _logistic),
         _discriminant("lda", None),
         _discriminant("mass_mean", 1.0),
         _discriminant("mass_mean_whitened", 0.0),
-        Estimator("ridge", ("number",), ALPHAS, lambda d, y, a, classes, start: fit_ridge(d, y, a)),
+        Estimator("ridge", ("number",), ALPHAS, _ridge),
     )
 }
 

@@ -33,9 +33,9 @@ def fit_logistic(
     y: Tensor,
     C: Tensor,
     classes: int,
-    start: tuple[Tensor, Tensor] | None = None,
     tolerance: float | None = None,
     max_iterations: int = 500,
+    start: tuple[Tensor, Tensor] | None = None,
 ) -> Linear:
     """Which weights minimise `C * sum of log-losses + |w|^2 / 2`, for B labellings?
 
@@ -99,8 +99,9 @@ class _Loss:
         apart well, most rows have no curvature left, and least where variance is small.
         """
         spread = (self.share * (1 - self.share)).clamp(min=1e-3)
-        variance = self.design.variance[:, None] + flat.to(spread) * self.design.variance.mean()
-        variance = torch.cat([variance, torch.ones_like(variance[:1])])
+        average = self.design.variance.sum() / max(1, len(self.design.variance))
+        variance = self.design.variance[:, None] + flat.to(spread) * average
+        variance = torch.cat([variance, variance.new_ones(1, variance.shape[1])])
         diagonal = variance[..., None] * spread
         diagonal[:-1] += self.penalty
         return diagonal
