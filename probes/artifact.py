@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from nfcot_model.errors import UserError
-from nfcot_model.files import content_hash, read_json_object, write_bytes, write_json
+from nfcot_model.files import content_hash, holdings, read_json_object, write_bytes, write_json
 from nfcot_model.traces import Run
 from probes.calibration import Calibration
 from probes.fit import ProbeResult
@@ -161,7 +161,8 @@ def _hash(meta: dict[str, Any], weights: Weights, alarms: NDArray[np.float64]) -
 def _refuse_foreign(folder: Path, meta: dict[str, Any]) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder}: is a file; give a folder")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    # arrays alone are what a killed save leaves
+    if not folder.is_dir() or holdings(folder) <= {WEIGHTS_FILE}:
         return
     if not (folder / JSON_FILE).is_file():
         raise UserError(f"--out {folder}: is not empty and holds no probe; give another folder")

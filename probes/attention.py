@@ -29,9 +29,10 @@ def fit_attention(
 ) -> Weights:
     """Which query and readout predict y [n] best from the thoughts, n times [K, D]?
 
-    Minimises mean loss + penalty * (|query|^2 + |coef|^2) by L-BFGS from a small random query. Not
-    convex: another seed may end elsewhere. K may differ; a mask keeps absent thoughts out. What the
-    attention weighs most is what this probe reads, not what the model uses.
+    Minimises mean loss + penalty * (|query|^2 + |coef|^2), numbers standardised, by L-BFGS from a
+    small random query. Not convex: another seed may end elsewhere. K may differ; a mask keeps
+    absent thoughts out. What the attention weighs most is what this probe reads, not what the model
+    uses.
     """
     rows = np.concatenate(thoughts).astype(np.float64)
     mean, scale = rows.mean(0), rows.std(0)
@@ -40,15 +41,14 @@ def fit_attention(
     mask = torch.arange(int(K.max())) < K[:, None]
     X = torch.zeros(*mask.shape, rows.shape[1], dtype=torch.float64)
     X[mask] = torch.from_numpy((rows - mean) / scale)
-    target = torch.from_numpy(np.asarray(y))
+    middle, spread = (float(y.mean()), float(y.std()) or 1.0) if kind == "number" else (0.0, 1.0)
+    target = torch.from_numpy((y - middle) / spread if kind == "number" else y)
     outputs = classes if kind == "multiclass" else 1
     generator = torch.Generator().manual_seed(seed)
     D = X.shape[-1]
     query = torch.randn(D, generator=generator, dtype=torch.float64) / D
     coef = torch.zeros(outputs, D, dtype=torch.float64)
     intercept = torch.zeros(outputs, dtype=torch.float64)
-    if kind == "number":
-        intercept += target.mean()
     parameters = [p.requires_grad_() for p in (query, coef, intercept)]
     optimiser = torch.optim.LBFGS(
         parameters, max_iter=MOST_STEPS, line_search_fn="strong_wolfe", tolerance_grad=1e-6
@@ -64,7 +64,7 @@ def fit_attention(
 
     optimiser.step(closure)
     q, w, b = (p.detach().numpy() for p in parameters)
-    return Weights(mean, scale, w, b, q)
+    return Weights(mean, scale, w * spread, b * spread + middle, q)
 
 
 def _loss(kind: str, told: Tensor, target: Tensor) -> Tensor:

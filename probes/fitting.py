@@ -162,7 +162,7 @@ def _fit_outside(
         None,
         scores,
         _value(kind, y, scores, fold),
-        as_weights(model, kind, classes),
+        as_weights(model, X, kind, classes),
         lambda rows: outside_scores(model, np.asarray(rows), kind, classes),
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from importlib import import_module
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,9 @@ from probes.weights import Weights
 
 __all__ = ["as_weights", "fit_outside", "outside_named", "outside_scores"]
 
+# Readings that differ by less than this share of the largest are the same (single precision).
+LINEAR = 1e-3
+
 
 def outside_named(text: str) -> BaseEstimator:
     """The estimator that `module.Class` or `module.Class(name=value, ...)` names.
@@ -28,7 +30,7 @@ def outside_named(text: str) -> BaseEstimator:
     module, _, name = path.rpartition(".")
     try:
         call = ast.parse(f"f({rest}" if bracket else "f()", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args:
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
             raise ValueError("give parameters by name")
         parameters = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
         found = getattr(import_module(module), name)(**parameters)
@@ -47,13 +49,19 @@ def fit_outside(
 ) -> Pipeline:
     """A fresh copy of the estimator behind a StandardScaler, fitted on these rows.
 
-    Raises UserError for a classifier asked for a number or a regressor for a class.
+    Raises UserError for a classifier asked for a number or a regressor for a class, and for what
+    the estimator itself refuses.
     """
     fits = is_regressor(estimator) if kind == "number" else is_classifier(estimator)
     if not fits:
         wanted = "a regressor" if kind == "number" else "a classifier"
         raise UserError(
             f"--estimator {type(estimator).__name__}: a {kind} label needs {wanted}; choose another"
+        )
+    if kind == "multiclass" and _in_pairs(estimator):
+        raise UserError(
+            f"--estimator {type(estimator).__name__}: compares classes in pairs and has no reading"
+            " of each; leave out decision_function_shape='ovo'"
         )
     model = make_pipeline(StandardScaler(), clone(estimator))
     try:
@@ -63,36 +71,45 @@ def fit_outside(
         raise UserError(f"--estimator {type(estimator).__name__}: {reason}") from None
 
 
+def _in_pairs(estimator: BaseEstimator) -> bool:
+    settings = estimator.get_params().items()
+    return any(name.endswith("decision_function_shape") and v == "ovo" for name, v in settings)
+
+
 def outside_scores(
     model: Pipeline, X: NDArray[np.floating], kind: str, classes: int
 ) -> NDArray[np.float64]:
     """Its readings as every probe's: [n, 1] log-odds or numbers, [n, C] logits."""
     if kind == "number":
         return np.asarray(model.predict(X), dtype=np.float64).reshape(-1, 1)
-    if hasattr(model, "decision_function"):
-        told = np.asarray(model.decision_function(X), dtype=np.float64)
-        told = told[:, None] if told.ndim == 1 else told
-    else:
-        p = np.log(np.clip(model.predict_proba(X), 1e-12, 1.0))
-        told = p[:, 1:] - p[:, :1] if p.shape[1] == 2 else p
     known = model.classes_
-    if kind == "binary" and len(known) == 2:
-        return told
+    if hasattr(model, "decision_function"):
+        told = np.asarray(model.decision_function(X), dtype=np.float64).reshape(len(X), -1)
+        told = np.hstack([0 * told, told]) if len(known) == 2 else told
+    else:
+        told = np.log(np.clip(model.predict_proba(X), 1e-12, 1.0))
     scores = np.full((len(X), classes), told.min() - 10.0)
-    scores[:, known] = told if len(known) > 2 else np.hstack([-told, told])
-    return scores
+    scores[:, known] = told
+    return scores[:, 1:] - scores[:, :1] if kind == "binary" else scores
 
 
-def as_weights(model: Pipeline, kind: str, classes: int) -> Weights | None:
-    """The same readings as plain arrays, where the estimator is linear; else None."""
-    last: Any = model[-1]
+def as_weights(model: Pipeline, X: NDArray[np.floating], kind: str, classes: int) -> Weights | None:
+    """The same readings as plain arrays, where they are linear on the rows X; else None.
+
+    Coefficients alone prove nothing: those of a Poisson regressor are of the logarithm, those of a
+    support vector classifier of pairs of classes.
+    """
+    last, scaler = model[-1], model[0]
     coef, intercept = getattr(last, "coef_", None), getattr(last, "intercept_", None)
-    outputs = classes if kind == "multiclass" else 1
     if coef is None or intercept is None:
         return None
     coef = np.atleast_2d(np.asarray(coef, dtype=np.float64))
     intercept = np.broadcast_to(np.asarray(intercept, dtype=np.float64).ravel(), (len(coef),))
-    if coef.shape[0] != outputs:
+    if kind == "multiclass" and classes == 2:
+        coef, intercept = np.vstack([0 * coef, coef]), np.concatenate([0 * intercept, intercept])
+    if coef.shape != (classes if kind == "multiclass" else 1, X.shape[1]):
         return None
-    scaler = model[0]
-    return Weights(np.asarray(scaler.mean_), np.asarray(scaler.scale_), coef, np.array(intercept))
+    weights = Weights(np.asarray(scaler.mean_), np.asarray(scaler.scale_), coef, intercept)
+    told = outside_scores(model, X, kind, classes)
+    off = np.abs(weights.scores(X) - told).max()
+    return weights if off <= LINEAR * np.abs(told).max() else None

@@ -104,10 +104,10 @@ class Sweep:
     def to_dict(self) -> dict[str, Any]:
         """The fields of `nfcot probe sweep --json`."""
         cells = [
-            {k: v for k, v in c.to_dict().items() if k != "null"} | {"adjusted_p": p}
+            {"site": c.site, "estimator": c.name, **_figures(c), "adjusted_p": p}
             for c, p in zip(self.cells, self.adjusted_p, strict=True)
         ]
-        controls = [{k: v for k, v in c.to_dict().items() if k != "null"} for c in self.controls]
+        controls = [{"site": c.site, "name": c.name, **_figures(c)} for c in self.controls]
         return {
             "label": self.label,
             "kind": self.kind,
@@ -173,6 +173,8 @@ def sweep(
     }
     whose = _donors(run, found, tasks, split, plan)
     jobs = SweepJobs(run, found, tasks, chosen, whose, plan.cell_draws, device)
+    for site in {site.source: site for site in sites}.values():
+        read_space(run, site)  # refuses values that are not finite
     kept = units()
     panel = None
     if plan.options.controls:
@@ -205,6 +207,11 @@ def sweep(
         run.name,
         run.hash,
     )
+
+
+def _figures(cell: Cell) -> dict[str, Any]:
+    """What is told of a cell beside its site and name; its null is summed up in `NullMax`."""
+    return {k: v for k, v in cell.to_dict().items() if k not in ("site", "name", "null")}
 
 
 def _populations(

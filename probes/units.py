@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nfcot_model.errors import UserError
-from nfcot_model.files import content_hash, read_json_object, write_json
+from nfcot_model.files import content_hash, holdings, read_json_object, write_json
 from nfcot_model.terminal import jsonable
 from probes.cells import Cell
 
@@ -69,7 +69,7 @@ def open_units(folder: Path, identity: Mapping[str, Any]) -> Units:
                 f"--out {folder}: holds another sweep ({', '.join(other)} differ); give another"
                 " folder"
             )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or holdings(folder)):
         raise UserError(f"--out {folder}: is not empty and holds no sweep; give another folder")
     else:
         folder.mkdir(parents=True, exist_ok=True)
