@@ -7,10 +7,12 @@ Two figures from one run of the demo checkpoint, in one process after another:
 
 * seconds of the whole sweep: every layer and `u`, `eps`, every thought, three estimators, five
   grouped folds, permutations and all controls, states of the controls included (limit 180);
-* the same cross-fit of logistic probes (five folds, penalty by inner grouped folds) by
-  `probes.crossfit` and by the double loop with GridSearchCV over LogisticRegression, cell by cell
-  and alternating, one thread each: the ratio of seconds (limit 10) and the largest difference of
-  the out-of-fold AUROC (limit 0.005).
+* logistic probes alone, as a sweep fits them (five folds, penalty by inner grouped folds, then the
+  null: exchanged labels with each fold's penalty), by `probes.crossfit` and by the double loop over
+  scikit-learn's LogisticRegression, cell by cell and alternating, one thread each: the ratio of
+  seconds (limit 10) and the largest difference of the out-of-fold AUROC (limit 0.005). The null
+  has 19 permutations here, for the loop's sake; `ratio_labels_alone` is without it, and with the
+  99 of a sweep the ratio is larger.
 
 Prints one JSON document; exit code 1 when a limit is missed.
 """
@@ -29,8 +31,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import numpy as np
 import torch
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -52,6 +55,7 @@ from probes.units import Units
 
 LIMIT_SECONDS, LIMIT_RATIO, LIMIT_AUROC = 180.0, 10.0, 0.005
 LABEL = "offset"
+PERMUTATIONS = 19
 
 
 def traced(folder: Path, traces: int) -> Run:
@@ -62,9 +66,13 @@ def traced(folder: Path, traces: int) -> Run:
     return read_run(path, verify=False)
 
 
-def by_loop(X: np.ndarray, y: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Out-of-fold probabilities by the double loop over scikit-learn."""
+def by_loop(
+    X: np.ndarray, y: np.ndarray, fold: np.ndarray, permuted: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Out-of-fold probabilities by the double loop over scikit-learn; seconds without the null."""
+    start = time.perf_counter()
     told = np.zeros((len(y), len(set(y))))
+    chosen = []
     for b in range(fold.max() + 1):
         train = fold != b
         search = GridSearchCV(
@@ -73,21 +81,30 @@ def by_loop(X: np.ndarray, y: np.ndarray, fold: np.ndarray) -> np.ndarray:
             scoring="neg_log_loss",
             cv=PredefinedSplit(fold[train]),
         )
-        told[fold == b] = search.fit(X[train], y[train]).predict_proba(X[fold == b])
-    return told
+        chosen.append(search.fit(X[train], y[train]).best_estimator_)
+        told[fold == b] = search.predict_proba(X[fold == b])
+    alone = time.perf_counter() - start
+    for labels in permuted:
+        for b, model in enumerate(chosen):
+            balanced_accuracy_score(
+                labels[fold == b],
+                clone(model).fit(X[fold != b], labels[fold != b]).predict(X[fold == b]),
+            )
+    return told, alone
 
 
-def by_crossfit(X: np.ndarray, y: np.ndarray, fold: np.ndarray) -> np.ndarray:
+def by_crossfit(
+    X: np.ndarray, y: np.ndarray, fold: np.ndarray, permuted: np.ndarray
+) -> tuple[np.ndarray, float]:
     """The same by this package."""
-    found = crossfit(
-        torch.from_numpy(X),
-        torch.from_numpy(y),
-        "multiclass",
-        len(set(y)),
-        torch.from_numpy(fold),
-        [ESTIMATORS["logistic"]],
-    )
-    return found["logistic"].scores.softmax(-1).double().numpy()
+    features, labels, folds = (torch.from_numpy(a) for a in (X, y, fold))
+    logistic, classes = [ESTIMATORS["logistic"]], len(set(y))
+    start = time.perf_counter()
+    crossfit(features, labels, "multiclass", classes, folds, logistic)
+    alone = time.perf_counter() - start
+    null = torch.from_numpy(permuted)
+    found = crossfit(features, labels, "multiclass", classes, folds, logistic, null)
+    return found["logistic"].scores.softmax(-1).double().numpy(), alone
 
 
 def compared(run: Run, sites: list[str]) -> dict[str, object]:
@@ -99,21 +116,30 @@ def compared(run: Run, sites: list[str]) -> dict[str, object]:
         split = split_groups(found.y, found.groups, found.classes, seed=0)
         task = task_of(found, split.rows(found.groups), 0).training()
         X = with_values(run, found, site, read_space(run, site)).X[split.rows(found.groups).train]
-        seconds, auroc = {}, {}
+        rng = np.random.default_rng(0)
+        permuted = np.stack([rng.permutation(task.y) for _ in range(PERMUTATIONS)])
+        seconds, alone, auroc = {}, {}, {}
         with one_thread_each():
             for way, do in (("scikit-learn", by_loop), ("crossfit", by_crossfit)):
                 start = time.perf_counter()
-                told = do(np.ascontiguousarray(X), task.y, task.rows.fold)
+                told, alone[way] = do(np.ascontiguousarray(X), task.y, task.rows.fold, permuted)
                 seconds[way] = time.perf_counter() - start
+                if way == "crossfit":  # it went over the labels once more, to time them alone
+                    seconds[way] -= alone[way]
                 auroc[way] = float(
                     np.mean([roc_auc_score(task.y == c, told[:, c]) for c in set(task.y)])
                 )
-        rows.append({"site": name, "seconds": seconds, "auroc": auroc})
+        rows.append({"site": name, "seconds": seconds, "labels_alone": alone, "auroc": auroc})
         sys.stderr.write(f"{name}: {seconds} {auroc}\n")
-    total = {w: sum(r["seconds"][w] for r in rows) for w in ("scikit-learn", "crossfit")}
+    total, alone = (
+        {way: sum(r[name][way] for r in rows) for way in ("scikit-learn", "crossfit")}
+        for name in ("seconds", "labels_alone")
+    )
     return {
-        "cells": rows,
+        "compared": rows,
+        "compared_permutations": PERMUTATIONS,
         "ratio": total["scikit-learn"] / total["crossfit"],
+        "ratio_labels_alone": alone["scikit-learn"] / alone["crossfit"],
         "auroc_difference_max": max(
             abs(r["auroc"]["scikit-learn"] - r["auroc"]["crossfit"]) for r in rows
         ),

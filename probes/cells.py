@@ -16,8 +16,8 @@ from probes.controls.panel import ControlFeatures
 from probes.crossfit import crossfit
 from probes.estimators import ESTIMATORS
 from probes.fitting import estimator_name, fit_rows
-from probes.intervals import Draws, Estimate
-from probes.metrics import evaluate
+from probes.intervals import Estimate, exact_share, group_draws, percentile_interval
+from probes.metrics import point_metrics, resampled_metrics, withheld_metrics
 from probes.reading import Task
 from probes.weights import Features
 
@@ -34,7 +34,7 @@ SHOWN = {
 class Cell:
     """What one estimator, or one control, reads at one site, out of fold on the training groups.
 
-    `value`: the choosing statistic, averaged over folds. `metrics`: pooled over folds, with
+    `value`: the choosing statistic, averaged over folds. `metrics`: averaged over folds too, with
     intervals over groups. `null`: the statistic for each permuted labelling, empty for controls and
     for estimators that are not built in. `reason`: why there is nothing.
     """
@@ -75,7 +75,7 @@ class Job:
 
     name: str
     task: Task
-    draws: Draws
+    draws: int
     strongest: str
     own: str
     controls: tuple[ControlFeatures, ...]
@@ -172,7 +172,33 @@ def _cell(
     told = scores[:, 0] if task.kind != "multiclass" else softmax(scores, axis=1)
     if task.kind == "binary":
         told = expit(told)
-    metrics, _ = evaluate(task.kind, task.y, told, task.groups, task.seed, job.draws)
+    metrics = _over_folds(task, told, job.draws)
     shown = {key: metrics[key] for key in SHOWN[task.kind]}
     count = len(set(task.groups))
     return Cell(job.name, name, len(task.y), count, penalty, value, shown, null)
+
+
+def _over_folds(task: Task, told: NDArray[np.float64], draws: int) -> dict[str, Estimate]:
+    """Metrics averaged over folds, with intervals over resamples of the groups of each.
+
+    Readings of different folds are not ranked among each other: a fold with few rows of a class
+    leaves many to train on, so weak probes would rank below chance if they were.
+    """
+    values, drawn = [], []
+    for b in range(int(task.rows.fold.max()) + 1):
+        here = task.rows.fold == b
+        y, scores, groups = task.y[here], told[here], task.groups[here]
+        values.append(point_metrics(task.kind, y, scores))
+        resamples = group_draws(groups, draws, task.seed + b)
+        drawn.append(resampled_metrics(task.kind, y, scores, resamples))
+    withheld = withheld_metrics(task.kind, task.y, told, task.groups)
+    out = {}
+    for name in SHOWN[task.kind]:
+        value = float(np.nanmean([fold[name] for fold in values]))
+        if name in withheld:
+            out[name] = Estimate(float("nan"), float("nan"), float("nan"))
+        elif name == "accuracy" and value in (0.0, 1.0):
+            out[name] = exact_share(value == 1.0, task.groups)
+        else:
+            out[name] = percentile_interval(value, np.nanmean([d[name] for d in drawn], axis=0))
+    return out

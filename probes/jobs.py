@@ -18,7 +18,6 @@ from probes.controls.panel import ControlFeatures, Panel
 from probes.estimators import strongest
 from probes.features import gather, read_space, space_width
 from probes.fitting import some
-from probes.intervals import group_draws
 from probes.permutations import Donors, control_task
 from probes.population import Population
 from probes.reading import Task
@@ -114,7 +113,7 @@ class SweepJobs:
         return Job(
             name=name,
             task=task.training(),
-            draws=group_draws(task.groups[train], self.cell_draws, task.seed),
+            draws=self.cell_draws,
             strongest=strongest(task.kind),
             own=own or strongest(task.kind),
             controls=tuple(c if c.X is None else replace(c, X=some(c.X, train)) for c in controls),

@@ -59,7 +59,7 @@ def _side_by_side(makers: list[Callable[[], Job]], workers: int) -> Iterator[tup
     if alone or _size(first) * (1 + len(makers)) < WORTH_PROCESSES:
         yield from ((job.name, done(job)) for job in jobs)
         return
-    parallel = Parallel(n_jobs=workers, return_as="generator", pre_dispatch=workers)
+    parallel = Parallel(workers, return_as="generator", pre_dispatch=workers, max_nbytes=None)
     yield from parallel(delayed(_named)(job) for job in jobs)
 
 
