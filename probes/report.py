@@ -47,7 +47,7 @@ def fit_table(probe: Mapping[str, Any]) -> Table:
     )
     names = [name for name in SHORT if name in probe["metrics"]]
     main = HEADLINE_METRIC[probe["kind"]]
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in [*names, f"probe less this, {main}"]:
         table.add_column(name.replace("_", " "), justify="right")
     table.add_row(f"probe ({probe['estimator']})", *(shown(probe["metrics"][n]) for n in names), "")
