@@ -6,7 +6,8 @@
 from analyses.battery.battery import Battery, BatteryScores
 from analyses.battery.catalogue import COMBINED, STATISTICS
 from analyses.battery.fit import fit_battery
-from analyses.battery.noise import Noise, run_noise
+from analyses.battery.noise import Noise
+from analyses.battery.source import Selection, run_noise
 
 __all__ = [
     "COMBINED",
@@ -14,6 +15,7 @@ __all__ = [
     "Battery",
     "BatteryScores",
     "Noise",
+    "Selection",
     "fit_battery",
     "run_noise",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from analyses.battery.catalogue import STATISTICS
 from analyses.battery.combine import QuantileReference
 from analyses.battery.hidden import HIDDEN_STATISTICS, HiddenReference
 from analyses.battery.moments import Moments
-from analyses.battery.noise import Noise, run_blocks
+from analyses.battery.noise import Noise
 from analyses.battery.sequence import (
     anderson_darling,
     cov_dev,
@@ -23,6 +23,7 @@ from analyses.battery.sequence import (
     ljung_box,
     psd_cv,
 )
+from analyses.battery.source import Source, blocks_of
 from analyses.battery.steps import (
     QUANTITIES,
     Steps,
@@ -31,12 +32,10 @@ from analyses.battery.steps import (
     step_statistics,
     unusable,
 )
-from nfcot_model.traces import Run
 
-__all__ = ["Battery", "BatteryScores", "Directions", "Source", "blocks_of", "statistics_of"]
+__all__ = ["Battery", "BatteryScores", "Directions", "statistic_names", "statistics_of"]
 
 Floats = NDArray[np.float64]
-Source = Run | Noise
 
 SEQUENCE = {
     "ad": anderson_darling,
@@ -65,8 +64,8 @@ class BatteryScores:
     """What does every statistic say? Higher = stranger, folded.
 
     `trajectories`: trace_id, every statistic, score (combined), leading (the statistic it came
-    from), peak (largest |z| of a thought), peak_k, undefined (how many statistics K is too short
-    for), invalid. An undefined statistic holds its clean median and cannot lead; an invalid
+    from), peak (largest |z| of a thought), peak_k, task, group, K, undefined (how many statistics K
+    is too short for), invalid. An undefined statistic holds its clean median and cannot lead; an invalid
     trajectory (no thoughts, or a value that is not a number) scores +inf everywhere. `thoughts`:
     trace_id, k, energy, energy_top, energy_rest, logvol, nll and, signed, how far each is from
     usual at its position (`z`, `z_top`, `z_rest`, `z_logvol`, `z_nll`), `dir:<name>` (signed).
@@ -114,8 +113,8 @@ class Battery:
     ) -> BatteryScores:
         """Every statistic of every trajectory, block by block.
 
-        source: a run, plain arrays (`Noise`), or several. scorer, context: under which model and
-        after which prompt `mu, sigma` were computed; they are only named. Raises UserError for a
+        source: a run, its folder, plain arrays (`Noise`), or several. scorer, context: under which
+        model and after which prompt `mu, sigma` were computed; they are only named. Raises UserError for a
         run at tau = 0; ValueError for noise of another width.
         """
         trajectories, thoughts = [], []
@@ -169,6 +168,8 @@ class Battery:
             "leading": np.where(invalid, "invalid", leading),
             "peak": np.where(invalid, np.inf, peak),
             "peak_k": np.where(invalid, -1, peak_k),
+            "task": noise.tasks,
+            "group": noise.groups,
             "K": noise.K,
             "undefined": count,
             "invalid": invalid,
@@ -195,17 +196,6 @@ def _peaks(z: Floats, noise: Noise) -> tuple[Floats, NDArray[np.int64]]:
     hits = np.flatnonzero(magnitude >= peak[noise.owner])[::-1]
     peak_k[noise.owner[hits]] = noise.k[hits]
     return peak, peak_k
-
-
-def blocks_of(source: Source | Iterable[Source], features: str | None = None) -> Iterator[Noise]:
-    """The noise of a run, of plain arrays, or of several of these, in blocks of bounded size."""
-    if isinstance(source, Run):
-        yield from run_blocks(source, features=features)
-    elif isinstance(source, Noise):
-        yield from source.blocks()
-    else:
-        for one in source:
-            yield from blocks_of(one, features)
 
 
 def statistics_of(
@@ -239,20 +229,11 @@ def statistics_of(
             lean = np.abs(X.sum(axis=1) @ directions.vectors.T) / np.sqrt(K)
             for i, name in enumerate(directions.names):
                 found[f"dir:{name}"][mine] = lean[:, i]
-    if noise.drawn is not None:
-        found["replay_err"] = _replay_error(noise, noise.drawn)
+    if noise.replay_error is not None:
+        found["replay_err"] = noise.replay_error
     if hidden is not None:
         found |= hidden.score(noise)
     return found | noise.extra, steps, invalid, bad
-
-
-def _replay_error(noise: Noise, drawn: NDArray[np.floating]) -> Floats:
-    """The largest |eps recomputed - eps as drawn| of a trajectory; infinite if not a number."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        away = np.abs(noise.x - drawn).max(axis=1, initial=0.0) * noise.tau
-    error = np.zeros(noise.n)
-    np.maximum.at(error, noise.owner, np.where(np.isnan(away), np.inf, away))
-    return error
 
 
 def statistic_names(
@@ -260,7 +241,7 @@ def statistic_names(
 ) -> tuple[str, ...]:
     """Which statistics does a battery of these have, in order?"""
     names = [statistic.name for statistic in STATISTICS]
-    if noise.drawn is not None:
+    if noise.replay_error is not None:
         names.append("replay_err")
     if hidden is not None:
         names += HIDDEN_STATISTICS

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from analyses.battery.battery import (
     Battery,
     Directions,
-    Source,
-    blocks_of,
     statistic_names,
     statistics_of,
 )
@@ -20,6 +18,7 @@ from analyses.battery.combine import fit_quantiles
 from analyses.battery.hidden import HiddenReference, fit_hidden
 from analyses.battery.moments import Moments, MomentsSum
 from analyses.battery.noise import joined
+from analyses.battery.source import Source, blocks_of
 from analyses.battery.steps import QUANTITIES, quantities, unusable
 from nfcot_model.errors import UserError
 

@@ -13,13 +13,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from nfcot_model.errors import UserError
-from nfcot_model.traces import Run
-
-__all__ = ["BLOCK_VALUES", "Noise", "joined", "positive_tau", "run_blocks", "run_noise"]
+__all__ = ["BLOCK_VALUES", "Noise", "joined"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -33,9 +29,9 @@ class Noise:
 
     `x` [rows, D]: eps / tau under the scorer. `K` [n]. `ids`, `groups`, `tasks` [n]: a name, the
     problem group (samples of one problem share it) and the task (world) of each trajectory.
-    `logvol` [rows]: -sum log sigma, None where it is not known. `drawn` [rows, D]: eps / tau on
-    record, for the replay error, None where there is no record. `stored_energy` [rows]: what the
-    run's table says. `features` [rows, F]: hidden states or any other vector per thought. `extra`:
+    `logvol` [rows]: -sum log sigma, None where it is not known. `replay_error` [n]: the largest
+    |eps recomputed - eps as drawn| of a trajectory, None where there is no record. `stored_energy`
+    [rows]: what the run's table says. `features` [rows, F]: hidden states or any other vector per thought. `extra`:
     further per-trajectory statistics [n], higher = stranger, by name. `tau`: what eps was
     divided by. A value that is not a number makes its trajectory invalid; it is never dropped.
     """
@@ -46,7 +42,7 @@ class Noise:
     groups: NDArray[np.object_]
     tasks: NDArray[np.object_]
     logvol: Floats | None = None
-    drawn: NDArray[np.floating] | None = None
+    replay_error: Floats | None = None
     stored_energy: Floats | None = None
     features: NDArray[np.floating] | None = None
     extra: dict[str, Floats] = field(default_factory=dict)
@@ -129,7 +125,7 @@ class Noise:
             self.groups[keep],
             self.tasks[keep],
             some(self.logvol),
-            some(self.drawn),
+            None if self.replay_error is None else self.replay_error[keep],
             some(self.stored_energy),
             some(self.features),
             {name: values[keep] for name, values in self.extra.items()},
@@ -153,90 +149,8 @@ def joined(parts: list[Noise]) -> Noise:
         return None if values[0] is None else np.concatenate(values)
 
     names = (
-        "x", "K", "ids", "groups", "tasks", "logvol", "drawn", "stored_energy", "features",
+        "x", "K", "ids", "groups", "tasks", "logvol", "replay_error", "stored_energy", "features",
     )  # fmt: skip
     extra = {k: np.concatenate([part.extra[k] for part in parts]) for k in parts[0].extra}
     values: dict[str, Any] = {name: all_of(name) for name in names}
     return replace(parts[0], **values, extra=extra)
-
-
-def positive_tau(run: Run) -> float:
-    """The run's tau. Raises UserError at 0, where thoughts are means and carry no noise."""
-    tau = float(run.manifest["decode"]["tau"])
-    if tau <= 0:
-        raise UserError(
-            f"{run.name}: traced at tau {tau:g}, so its thoughts carry no noise and there is"
-            " nothing to score; trace with --tau above 0"
-        )
-    mixed = run.traces["tau"].to_numpy(dtype=np.float64) != tau
-    if mixed.any():
-        other = run.traces[mixed].iloc[0]
-        raise UserError(
-            f"{run.name}: mixed tau, trace {other['trace_id']} says {other['tau']:g} and the"
-            f" manifest {tau:g}; one run has one tau, trace them into runs of their own"
-        )
-    return tau
-
-
-def run_blocks(
-    run: Run, *, features: str | None = None, keep: NDArray[np.bool_] | None = None
-) -> Iterator[Noise]:
-    """The run's noise, shard after shard in blocks of bounded size, in the order of `run.traces`.
-
-    features: `h` (the last stored layer) or a captured site, see `hidden_features`; a site is read
-    at once. keep: [n] bool, the traces wanted. Raises UserError at tau = 0, and for traces that
-    disagree with the run about it.
-    """
-    tau = positive_tau(run)
-    site = None if features in (None, "h") else run.activation(str(features))
-    tables = run.thoughts["energy"].to_numpy(dtype=np.float64)
-    pending: list[Noise] = []
-    held, row = 0, 0
-    for shard, traces in run.traces.groupby("shard", sort=False):
-        part = _shard_noise(run, str(shard), traces, tau, tables, row)
-        if features is not None:
-            if site is None:
-                states = run.shard_tensor("h", str(shard))[:, -1]
-            else:
-                states = site[row : row + len(part.x)].reshape(len(part.x), -1)
-            part = replace(part, features=states)
-        row += len(part.x)
-        if keep is not None:
-            part = part.take(keep[traces.index.to_numpy()])
-        pending.append(part)
-        held += part.x.size
-        if held >= BLOCK_VALUES:
-            yield joined(pending)
-            pending, held = [], 0
-    if pending:
-        yield joined(pending)
-
-
-def _shard_noise(
-    run: Run, shard: str, traces: pd.DataFrame, tau: float, energies: Floats, row: int
-) -> Noise:
-    u, mu, log_sigma, drawn = (
-        run.shard_tensor(name, shard).astype(np.float64) for name in ("u", "mu", "log_sigma", "eps")
-    )
-    with np.errstate(over="ignore", invalid="ignore"):
-        x = (u - mu) * np.exp(-log_sigma) / tau
-        logvol = -log_sigma.sum(axis=1)
-    return Noise(
-        x=x,
-        K=traces["K"].to_numpy(dtype=np.int64),
-        ids=traces["trace_id"].to_numpy(dtype=object),
-        groups=traces["group"].to_numpy(dtype=object),
-        tasks=traces["world"].to_numpy(dtype=object),
-        logvol=logvol,
-        drawn=drawn / tau,
-        stored_energy=energies[row : row + len(x)],
-        tau=tau,
-    )
-
-
-def run_noise(run: Run, *, features: str | None = None) -> Noise:
-    """All of a run's noise at once. For runs that fit in memory; see `run_blocks` for others."""
-    parts = list(run_blocks(run, features=features))
-    if not parts:
-        raise UserError(f"{run.name}: holds no traces; trace some problems into it")
-    return joined(parts)
