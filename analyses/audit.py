@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses.battery import COMBINED, STATISTICS, BatteryScores
+from analyses.battery import COMBINED, OPTIONAL_STATISTICS, STATISTICS, BatteryScores
 from analyses.calibrate import Rule
 from analyses.clean import REPLAY_TOLERANCE, CleanSet, clean_set, refuse_mismatch, run_identity
 from analyses.decide import Decision, decide
@@ -137,7 +137,7 @@ def _frames(
 
 def _statistics(scores: BatteryScores) -> list[dict[str, Any]]:
     """What each statistic asks, of what, and for how many trajectories it is undefined."""
-    known = {statistic.name: statistic for statistic in STATISTICS}
+    known = {statistic.name: statistic for statistic in (*STATISTICS, *OPTIONAL_STATISTICS)}
     rows = []
     for name in scores.statistics:
         about = known.get(name)
