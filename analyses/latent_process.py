@@ -130,11 +130,11 @@ class LatentProcess:
         n = len(sample.u)
         one = np.ones((n, 1))
         start = np.hstack([sample.q, one])
-        first = np.linalg.lstsq(start, sample.u[:, 0], rcond=None)[0]
+        first = np.asarray(np.linalg.lstsq(start, sample.u[:, 0], rcond=None)[0], dtype=float)
         repeated = np.repeat(start, K - 1, axis=0)
         inputs = np.hstack([sample.u[:, :-1].reshape(-1, D), repeated])
         targets = sample.u[:, 1:].reshape(-1, D)
-        weights = np.linalg.lstsq(inputs, targets, rcond=None)[0]
+        weights = np.asarray(np.linalg.lstsq(inputs, targets, rcond=None)[0], dtype=float)
         rest = (targets - inputs @ weights).reshape(n, K - 1, D)
         rest_first = sample.u[:, 0] - start @ first
         groups = [sample.hard == hard for hard in (False, True)]

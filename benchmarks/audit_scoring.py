@@ -3,10 +3,10 @@
     python benchmarks/audit_scoring.py [--traces 2000 20000 200000] [--folder FOLDER]
 
 One line of JSON for each size, from about 10^4 to 10^6 thoughts at D = 16, K = 2 to 8: thoughts per
-second and peak memory (of a process of its own) of `score_run`, which reads the run from disk, checks
-every byte, computes the full battery without kNN, ranks, and writes the tables; of the battery on
-arrays in memory; and of the straightforward loop, one trajectory at a time over the same formulas,
-on the first 500 trajectories, in the same process. Runs are made once in --folder.
+second and peak memory (of a process of its own) of `score_run`, which reads the run from disk,
+checks every byte, computes the full battery without kNN, ranks, and writes the tables. Before them,
+side by side in one process: the battery on arrays in memory, and the straightforward loop, one
+trajectory at a time over the same formulas. Runs are made once in --folder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LOOPED = 500
 
 
 def loop(x: np.ndarray, K: np.ndarray, logvol: np.ndarray, mean: float, sd: float) -> np.ndarray:
-    """The straightforward form: every statistic of one trajectory after another, [n, statistics]."""
+    """The straightforward form: one trajectory after another, [n, statistics]."""
     rows, start = [], 0
     for count in K:
         own = x[start : start + count]
