@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from analyses.audit import AuditResult, audit_run
-from analyses.calibrate import Rule
+from analyses.calibrate import Rule, stop_threshold
 from analyses.calibration_file import is_calibration, load_calibration, save_calibration
+from analyses.cells import ALL
 from analyses.clean import CleanSet, clean_set
 from analyses.drift import alarm_level
 from analyses.ranks import refuse_too_few
@@ -71,6 +72,7 @@ def calibrate_command(
         "worlds": made.identity.worlds,
         "settings": made.identity.settings,
         "replay_error_max": made.replay_error_max,
+        "stop_at_z": stop_threshold(made.ranks.cells[ALL].peaks, rule),
     }
 
 

@@ -170,6 +170,7 @@ def test_commands_one_after_another(clean: Run, run: Run, tmp_path: Path) -> Non
     made = document(["calibrate", str(clean.path), "-o", cal, "--alpha", "0.05"])
     assert made["n"] == 130
     assert made["settings"]["decode.tau"] == 0.7
+    assert 2 < made["stop_at_z"] < 6
     against = ["--calibration", cal, "--alpha", "0.05"]
     audit = document(["run", str(run.path), *against, "-o", str(tmp_path / "audit")])
     scores = document(["score", str(run.path), *against, "-o", str(tmp_path / "scores")])
