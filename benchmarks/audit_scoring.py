@@ -3,7 +3,7 @@
     python benchmarks/audit_scoring.py [--traces 2000 20000 200000] [--folder FOLDER]
 
 One line of JSON for each size, from about 10^4 to 10^6 thoughts at D = 16, K = 2 to 8: thoughts per
-second and peak memory (of a process of its own) of `score_run`, which reads the run from disk,
+second, per second of processor time (what a busy machine still tells), and peak memory (of a process of its own) of `score_run`, which reads the run from disk,
 checks every byte, computes the full battery without kNN, ranks, and writes the tables. Before them,
 side by side in one process: the battery on arrays in memory, and the straightforward loop, one
 trajectory at a time over the same formulas. Runs are made once in --folder.
@@ -72,11 +72,12 @@ def loop(x: np.ndarray, K: np.ndarray, logvol: np.ndarray, mean: float, sd: floa
 def on_disk(folder: Path, traces: int) -> dict[str, Any]:
     """In a process of its own, so that the peak is this size's."""
     code = (
-        "import sys, json, resource\n"
+        "import sys, json\n"
         "from pathlib import Path\n"
         "from benchmarks.audit_scoring import timed\n"
         "found = timed(Path(sys.argv[1]), int(sys.argv[2]))\n"
-        "found['peak_gib'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20\n"
+        "peak = Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]\n"
+        "found['peak_gib'] = int(peak) / 2**20\n"
         "print(json.dumps(found))\n"
     )
     done = subprocess.run(

@@ -98,8 +98,8 @@ def extras(audit: Audit) -> None:
     if rescored:
         st.warning(
             f"{len(rescored)} of {n:,} trajectories have another replay error or energy on record "
-            "than their tensors give: tensors or tables were changed after scoring. The p-values are "
-            f"those of the tensors as they are now: {named(rescored)}.",
+            "than their tensors give: tensors or tables were changed after scoring. The p-values "
+            f"are those of the tensors as they are now: {named(rescored)}.",
             icon=":material/report:",
         )
     planted = audit.summary.get("planted") or []
