@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from analyses.report.blocks import Block, Curve, Profile, Table, Text
@@ -13,7 +13,8 @@ from analyses.report.sections import headline, sections
 
 __all__ = ["audit_html", "audit_markdown"]
 
-WIDTH, HEIGHT, MARGIN = 460, 130, 34
+WIDTH, HEIGHT, LEFT, FOOT = 460, 150, 56, 26
+Scale = Callable[[float], float]
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c2330;--dim:#5b6472;--line:#d7dce3;--paper:#fff;
 --mark:#c2410c;--band:#dbe6f5;--wash:#f4f6f9}
@@ -91,29 +92,33 @@ def _as_html(block: Block) -> str:
 
 
 def _frame(label: str, low: float, high: float, marks: Sequence[str], ends: tuple[str, str]) -> str:
-    inner = HEIGHT - 2 * MARGIN / 2
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img"'
         f' aria-label="{html.escape(label, quote=True)}">'
-        f'<text x="0" y="14">{high:.3g}</text><text x="0" y="{inner}">{low:.3g}</text>'
-        f'<text x="{MARGIN}" y="{HEIGHT - 3}">{ends[0]}</text>'
+        f'<text x="0" y="14">{high:.3g}</text><text x="0" y="{HEIGHT - FOOT}">{low:.3g}</text>'
+        f'<text x="{LEFT}" y="{HEIGHT - 3}">{ends[0]}</text>'
         f'<text x="{WIDTH}" y="{HEIGHT - 3}" text-anchor="end">{ends[1]}</text>'
         + "".join(marks)
         + "</svg>"
     )
 
 
-def _scale(low: float, high: float, n: int) -> tuple[Any, Any]:
-    wide = (WIDTH - MARGIN - 8) / max(n - 1, 1)
-    tall = (HEIGHT - MARGIN) / (high - low if high > low else 1.0)
+def _scale(low: float, high: float, n: int) -> tuple[Scale, Scale]:
+    """Where place i of n, and a value between low and high, stand in the picture."""
+    wide = (WIDTH - LEFT - 16) / max(n - 1, 1)
+    tall = (HEIGHT - FOOT - 10) / (high - low if high > low else 1.0)
     return (
-        lambda i: MARGIN + 4 + i * wide if n > 1 else MARGIN + (WIDTH - MARGIN) / 2,
+        lambda i: LEFT + 8 + (i * wide if n > 1 else (WIDTH - LEFT) / 2),
         lambda v: 10 + (high - v) * tall,
     )
 
 
 def _points(pairs: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in pairs)
+
+
+def _log(value: float) -> float:
+    return math.log10(max(value, 1e-3))
 
 
 def _profile(block: Profile) -> str:
@@ -123,19 +128,19 @@ def _profile(block: Profile) -> str:
     if not reach:
         return ""
     low, high = min(reach), max(reach)
-    x, y = _scale(low, high, len(block.energy))
+    x, y = _scale(_log(low), _log(high), len(block.energy))
     marks = []
     if usual:
-        upper = [(x(row["k"]), y(row["q99"])) for row in usual]
-        lower = [(x(row["k"]), y(row["q05"])) for row in reversed(usual)]
+        upper = [(x(row["k"]), y(_log(row["q99"]))) for row in usual]
+        lower = [(x(row["k"]), y(_log(row["q05"]))) for row in reversed(usual)]
         marks.append(f'<polygon points="{_points(upper + lower)}" style="fill:var(--band)"/>')
-    line = _points([(x(k), y(v)) for k, v in values])
+    line = _points([(x(k), y(_log(v))) for k, v in values])
     marks.append(
         f'<polyline points="{line}" style="fill:none;stroke:var(--ink);stroke-width:1.5"/>'
     )
     for k, v in values:
         colour = "var(--mark)" if k in block.named else "var(--ink)"
-        marks.append(f'<circle cx="{x(k):.1f}" cy="{y(v):.1f}" r="4" style="fill:{colour}"/>')
+        marks.append(f'<circle cx="{x(k):.1f}" cy="{y(_log(v)):.1f}" r="4" style="fill:{colour}"/>')
     ends = ("thought 0", f"thought {len(block.energy) - 1}")
     return _frame("energy of each thought over the usual band", low, high, marks, ends)
 
@@ -149,7 +154,7 @@ def _curve(block: Curve) -> str:
     line = _points([(x(i), y(v)) for i, v in enumerate(block.values)])
     limit = y(block.limit)
     marks = [
-        f'<line x1="{MARGIN}" x2="{WIDTH}" y1="{limit:.1f}" y2="{limit:.1f}"'
+        f'<line x1="{LEFT}" x2="{WIDTH}" y1="{limit:.1f}" y2="{limit:.1f}"'
         ' style="stroke:var(--mark);stroke-dasharray:4 3"/>',
         f'<polyline points="{line}" style="fill:none;stroke:var(--ink);stroke-width:1.5"/>',
     ]

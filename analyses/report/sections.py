@@ -268,7 +268,7 @@ def _flags(summary: dict[str, Any]) -> list[Block]:
     profiles: list[Block] = [
         Profile(
             f"Energy of the thoughts of {code(entry['trace_id'])} over the 5 to 99 % band of clean"
-            " traces",
+            " traces (logarithmic)",
             entry["profile"]["energy"],
             summary["band_by_k"],
             entry["thoughts"],
