@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from analyses.scoring_cli import add_commands
+
 app = typer.Typer(
     help="Flag trajectories with calibrated p-values.", no_args_is_help=True, add_completion=False
 )
@@ -78,3 +80,6 @@ def run(
         console.print(NEGATIVE_STATEMENT, style="dim")
     if fail_on_flag and result.flags:
         raise typer.Exit(1)
+
+
+add_commands(app)
