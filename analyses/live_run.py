@@ -20,18 +20,23 @@ __all__ = ["Watched", "watch_problems"]
 
 @dataclass(frozen=True)
 class Watched:
-    """A thought about a problem, or (`thought` None) the end of it: an answer, or none."""
+    """A thought about a problem, or (`thought` None) the end of it: an answer, or none.
+
+    `texts`: at the end, what the thoughts said, where that could not be told before.
+    """
 
     problem_id: str
     thought: LiveThought | None
     answer: str | None = None
+    texts: tuple[str, ...] = ()
 
     def words(self) -> str:
         """One line for people."""
         t = self.thought
         if t is None:
             said = "stopped before the answer" if self.answer is None else self.answer
-            return f"{self.problem_id}  → {said}"
+            thought = f"  thought: {' | '.join(self.texts)}" if self.texts else ""
+            return f"{self.problem_id}{thought}  → {said}"
         score = "" if t.score is None else f"  score {t.score:.2f}{' BEYOND' if t.over else ''}"
         numbers = f"energy {t.energy:.2f}  log-volume {t.logvol:.2f}{score}"
         return f"{self.problem_id}  k={t.k}  {numbers}  {t.text or ''}".rstrip()
@@ -77,8 +82,12 @@ def watch_problems(
             read=read,
             listen=tell,
         )
-        for id_, answer, halted in zip(ids, result.answers, result.stopped, strict=True):
-            listen(Watched(id_, None, answer))
+        late = result.rows[result.rows["text"].notna()]
+        late = late if result.summary["text_comes"] == "at the end" else late[:0]
+        for row, (id_, answer, halted) in enumerate(
+            zip(ids, result.answers, result.stopped, strict=True)
+        ):
+            listen(Watched(id_, None, answer, tuple(late.loc[late["row"] == row, "text"])))
             ends.append({"problem_id": id_, "answer": answer, "stopped": halted})
         frames.append(result.rows.assign(problem_id=[ids[row] for row in result.rows["row"]]))
         counts = ("n", "thoughts", "stopped", "invalid")

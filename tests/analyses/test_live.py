@@ -12,6 +12,7 @@ import torch
 
 from analyses.live import LiveMonitor, LiveThought, watch
 from analyses.live_calibration import calibrate_live, stabilised
+from analyses.live_run import Watched, watch_problems
 from nfcot_model.cli import main
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner, load_reasoner
@@ -178,6 +179,21 @@ def test_misuse_is_refused(tmp_path: Path) -> None:
         reasoner.think(prompts(2), tau=0.8, noise_seeds=(1, 2), on_thought=monitor)
         with pytest.raises(UserError, match="watches one think from its first thought"):
             reasoner.think(prompts(2), tau=0.8, noise_seeds=(1, 2), on_thought=monitor)
+
+
+def test_text_that_comes_at_the_end_is_told_with_the_answer() -> None:
+    reasoner = brief_reasoner(flow={"d_model": 16, "heads": 2, "order": "alternating"})
+    told: list[Watched] = []
+    problems = digits(3)
+    asked = {"tau": 0.8, "seed": 0, "max_thoughts": None, "calibration": None, "stop": True}
+    summary = watch_problems(reasoner, problems, **asked, read=True, batch=2, listen=told.append)
+    assert (summary["text_comes"], summary["n"]) == ("at the end", 3)
+    ends = {line.problem_id: line for line in told if line.thought is None}
+    for problem in problems:
+        mine = [r["text"] for r in summary["rows"] if r["problem_id"] == problem.id]
+        assert ends[problem.id].texts == tuple(mine)
+        assert " | ".join(mine) in ends[problem.id].words()
+    assert all(line.thought.text is None for line in told if line.thought is not None)
 
 
 def test_what_a_listener_raises_is_not_lost() -> None:
