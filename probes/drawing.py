@@ -44,7 +44,13 @@ def _write_png(figures: Sequence[tuple[Path, Any]]) -> None:
 
     temporary = [path.with_name(f".{path.stem}.tmp.png") for path, _ in figures]
     try:
-        plotly.io.write_images([figure for _, figure in figures], temporary, scale=1.5)
+        plotly.io.write_images(
+            [figure for _, figure in figures],
+            temporary,
+            width=[figure.layout.width for _, figure in figures],
+            height=[figure.layout.height for _, figure in figures],
+            scale=1.5,
+        )
         for (path, _), drawn in zip(figures, temporary, strict=True):
             with replacing(path) as free:
                 drawn.rename(free)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -21,6 +21,7 @@ BY_PLACE = (
     "length_position",
 )
 CHANCE = {"auroc": 0.5, "r2": 0.0}
+INSIGNIFICANT = 0.05
 
 
 def sweep_figure(sweep: Sweep) -> go.Figure:
@@ -37,9 +38,13 @@ def sweep_figure(sweep: Sweep) -> go.Figure:
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = make_subplots(
-        rows, columns, subplot_titles=[p.replace("_", " ") for p in panels], shared_xaxes=False
+        rows,
+        columns,
+        subplot_titles=[p.replace("_", " ") for p in panels],
+        vertical_spacing=0.24 / rows,
     )
     low = CHANCE.get(sweep.statistic, 0.0)
+    marks, tallest = _marks(sweep), 1
     for i, panel in enumerate(panels):
         found: list[tuple[str, str, Cell]] = []
         for cell in once if panel == "not from thoughts" else [*sweep.cells, *beside]:
@@ -48,59 +53,63 @@ def sweep_figure(sweep: Sweep) -> go.Figure:
                 found.append((cell.name.replace("_", " "), where, cell))
             elif cell.name == panel:
                 found.append((space, where, cell))
-        place = {"row": i // columns + 1, "col": i % columns + 1}
-        figure.add_trace(_heatmap(found), **place)
-        marks = _marks(sweep, found) if panel in names else None
-        if marks is not None:
-            figure.add_trace(marks, **place)
+        figure.add_trace(
+            _heatmap(found, marks if panel in names else {}),
+            row=i // columns + 1,
+            col=i % columns + 1,
+        )
+        tallest = max(tallest, len({space for space, _, _ in found}))
     figure.update_layout(
         title=(
             f"{sweep.label} in {sweep.run}: {sweep.statistic.replace('_', ' ')} out of fold;"
             f" best {sweep.best.site}, {sweep.best.estimator}"
+            "<br><sup>★ best cell; × no better than exchanged labels at their best site</sup>"
         ),
         coloraxis={"colorscale": "Viridis", "cmin": low, "cmax": 1.0},
         template="plotly_white",
         width=420 * columns + 80,
-        height=330 * rows + 90,
+        height=(120 + 26 * tallest) * rows + 110,
         showlegend=False,
     )
-    figure.update_yaxes(autorange="reversed", type="category")
-    figure.update_xaxes(type="category")
+    figure.update_yaxes(autorange="reversed", type="category", tickmode="linear", dtick=1)
+    figure.update_xaxes(type="category", tickmode="linear", dtick=1)
     return figure
 
 
-def _heatmap(found: Sequence[tuple[str, str, Cell]]) -> go.Heatmap:
+def _heatmap(
+    found: Sequence[tuple[str, str, Cell]], marks: Mapping[tuple[str, str], str]
+) -> go.Heatmap:
     spaces = list(dict.fromkeys(space for space, _, _ in found))
     places = list(dict.fromkeys(place for _, place, _ in found))
-    value = {(space, place): cell.value for space, place, cell in found}
-    table = [[value.get((s, p), float("nan")) for p in places] for s in spaces]
+    cells = {(space, place): cell for space, place, cell in found}
+    values = [[_value(cells.get((s, p))) for p in places] for s in spaces]
+    texts = [[_text(cells.get((s, p)), marks) for p in places] for s in spaces]
     return go.Heatmap(
         x=places,
         y=spaces,
-        z=table,
+        z=values,
+        text=texts,
         coloraxis="coloraxis",
-        texttemplate="%{z:.2f}",
+        texttemplate="%{text}",
         hovertemplate="%{y} at %{x}: %{z:.3f}<extra></extra>",
     )
 
 
-def _marks(sweep: Sweep, found: Sequence[tuple[str, str, Cell]]) -> go.Scatter | None:
-    p = {(c.site, c.name): v for c, v in zip(sweep.cells, sweep.adjusted_p, strict=True)}
-    best = (sweep.best.site, sweep.best.estimator)
-    marked = [
-        (place, space, "★" if (c.site, c.name) == best else "×")
-        for space, place, c in found
-        if (c.site, c.name) == best or p[c.site, c.name] > 0.05
-    ]
-    if not marked:
-        return None
-    x, y, text = zip(*marked, strict=True)
-    return go.Scatter(
-        x=x,
-        y=y,
-        text=text,
-        mode="text",
-        textposition="top right",
-        textfont={"color": "white", "size": 15},
-        hoverinfo="skip",
-    )
+def _value(cell: Cell | None) -> float:
+    return float("nan") if cell is None else cell.value
+
+
+def _text(cell: Cell | None, marks: Mapping[tuple[str, str], str]) -> str:
+    if cell is None or cell.value != cell.value:
+        return ""
+    return f"{cell.value:.2f}{marks.get((cell.site, cell.name), '')}"
+
+
+def _marks(sweep: Sweep) -> dict[tuple[str, str], str]:
+    """The star of the best cell, the cross of those that exchanged labels reach too."""
+    marks = {
+        (cell.site, cell.name): " ×"
+        for cell, p in zip(sweep.cells, sweep.adjusted_p, strict=True)
+        if p > INSIGNIFICANT
+    }
+    return marks | {(sweep.best.site, sweep.best.estimator): " ★"}
