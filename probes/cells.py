@@ -18,6 +18,7 @@ from probes.estimators import ESTIMATORS
 from probes.fitting import estimator_name, fit_rows
 from probes.intervals import Estimate, exact_share, group_draws, percentile_interval
 from probes.metrics import point_metrics, resampled_metrics, withheld_metrics
+from probes.permutations import ALL_EQUAL
 from probes.reading import Task
 from probes.weights import Features
 
@@ -95,6 +96,8 @@ def done(job: Job) -> tuple[list[Cell], list[Cell]]:
         if job.memory is not None:
             task = replace(job.task, y=job.memory)
             told = ControlFeatures("control_task", job.X, like_probe=True)
+            if np.ptp(job.memory) == 0:
+                told = replace(told, X=None, reason=ALL_EQUAL)
             controls.append(_control(replace(job, task=task), told))
     return cells, controls
 

@@ -14,6 +14,7 @@ from nfcot_model.errors import UserError
 from probes.statistics import STATISTIC, statistic
 
 __all__ = [
+    "ALL_EQUAL",
     "Donors",
     "Permutation",
     "control_task",
@@ -24,6 +25,7 @@ __all__ = [
 
 Ints = NDArray[np.int64]
 BATCH = 128
+ALL_EQUAL = "all labels of it are equal, so there is nothing to learn"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from probes.features import gather, read_space
 from probes.fitting import resolve
 from probes.intervals import Draws, Estimate, percentile_interval
 from probes.metrics import difference, evaluate, resampled_metrics
-from probes.permutations import control_task, permute_between_groups
+from probes.permutations import ALL_EQUAL, control_task, permute_between_groups
 from probes.population import Population
 from probes.reading import Reading, Task, read_rows
 from probes.sites import parse_site, real_site, site_rows
@@ -97,9 +97,17 @@ class Judged:
         return self._compared("majority_class", "the shares of classes in training", blind)
 
     def other_labels(self, name: str, y: NDArray[Any], meaning: str) -> Control:
-        """Other labels read from the same features, by the same estimator."""
+        """Other labels read from the same features, by the same estimator.
+
+        Left out with the reason where these labels cannot be learned, as when all are equal.
+        """
         task = replace(self.task, y=y)
-        other = read_rows(task, self.X, self.estimator)
+        if np.ptp(y[task.rows.train]) == 0:
+            return Control(name, meaning, {}, {}, ALL_EQUAL)
+        try:
+            other = read_rows(task, self.X, self.estimator)
+        except UserError as error:
+            return Control(name, meaning, {}, {}, str(error))
         metrics, _ = _evaluated(task, other, self.draws)
         mine, _ = _evaluated(self.task, self.reading, self.draws)
         drawn, own = (

@@ -102,6 +102,19 @@ def test_numpy_applies_what_torch_fitted() -> None:
     np.testing.assert_allclose(weights.scores(turned), told.numpy(), atol=1e-12)
 
 
+def test_thoughts_that_are_not_there_take_no_part_in_the_fit() -> None:
+    """At the minimum the slopes by coef and intercept are 0, each trace pooled over its own."""
+    thoughts, y, _ = planted(100, "number", seed=8)
+    y = (y - y.mean()) / y.std()
+    weights = fit_attention(thoughts, y, "number", 0, 1e-2, seed=0)
+    only = replace(weights, coef=np.eye(D), intercept=np.zeros(D))
+    pooled = only.scores(thoughts)
+    missed = weights.scores(thoughts)[:, 0] - y
+    np.testing.assert_allclose(missed.mean(), 0, atol=1e-4)
+    slope = missed @ pooled / 100 + 1e-2 * weights.coef[0]
+    np.testing.assert_allclose(slope, 0, atol=1e-4)
+
+
 def test_single_thoughts_are_read_as_by_a_linear_probe() -> None:
     thoughts, y, _ = planted(60, "binary", seed=4)
     single = [t[:1] for t in thoughts]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -23,8 +25,14 @@ from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from nfcot_model.errors import UserError
+from probes.cells import Job, done
+from probes.controls.compare import Judged
 from probes.fitting import Fitted, estimator_name, fit_rows, resolve
+from probes.intervals import group_draws
 from probes.outside import fit_outside, outside_named, outside_scores
+from probes.permutations import ALL_EQUAL
+from probes.reading import Task, read_rows
+from probes.splits import Rows
 
 FOLD = np.arange(120) % 4
 NOT_LINEAR = (KNeighborsClassifier, DecisionTreeClassifier, Pipeline)
@@ -197,3 +205,35 @@ def test_each_fold_is_read_by_a_fresh_fit_without_it() -> None:
             found.out_of_fold[b == FOLD, 0], model.decision_function(X[b == FOLD]), atol=1e-6
         )
     assert not hasattr(given, "coef_")
+
+
+def test_a_control_that_cannot_be_learned_is_left_out_and_nothing_fails() -> None:
+    """A classifier that wants two classes, and a control task of one label or of a rare one."""
+    X, y = rows(2)
+    groups = np.array([f"g{i}" for i in range(120)], dtype=object)
+    parts = Rows(np.arange(80), np.arange(80, 100), np.arange(100, 120), FOLD[:80])
+    task = Task("binary", ["no", "yes"], y, groups, parts, 0)
+    equal, rare = np.zeros(120, dtype=np.int64), (np.arange(120) % 4 == 1).astype(np.int64)
+    for estimator in (SVC(kernel="linear"), "lda"):
+        draws = group_draws(groups[parts.test], 100, 0)
+        judged = Judged(task, X, estimator, read_rows(task, X, estimator), draws)
+        assert judged.other_labels("control_task", y, "").metrics["auroc"].value > 0.9
+        assert judged.other_labels("control_task", equal, "").reason == ALL_EQUAL
+        lone = np.where(FOLD == 1, rare, 0)  # a label of one fold alone
+        outcome = judged.other_labels("control_task", lone, "")
+        assert (outcome.reason is None) == (estimator == "lda")
+        training = task.training()
+        job = Job(
+            "u@0",
+            training,
+            group_draws(training.groups, 100, 0),
+            "logistic",
+            "lda",
+            (),
+            X=X[:80],
+            estimators=(estimator,),
+        )
+        for memory, reason in ((y, None), (equal, ALL_EQUAL)):
+            (cell,), (control,) = done(replace(job, memory=memory[:80]))
+            assert cell.metrics["auroc"].value > 0.9
+            assert (control.name, control.reason) == ("control_task", reason)
