@@ -226,7 +226,7 @@ def test_a_control_that_cannot_be_learned_is_left_out_and_nothing_fails() -> Non
         job = Job(
             "u@0",
             training,
-            group_draws(training.groups, 100, 0),
+            100,
             "logistic",
             "lda",
             (),
