@@ -99,9 +99,9 @@ def sweep(
         kind=kind, positive=positive, seed=seed, folds=folds, draws=draws, controls=controls
     )
     plan = Plan(
-        sites=listed(sites),
-        places=listed(places),
-        estimators=listed(estimators),
+        sites=listed("--sites", sites),
+        places=listed("--places", places),
+        estimators=listed("--estimators", estimators),
         options=options,
         permutations=permutations,
     )
@@ -194,7 +194,7 @@ def fit(
         draws=draws,
         permutations=permutations,
         controls=controls,
-        against=listed(against) or (),
+        against=listed("--against", against) or (),
     )
     with status() as tell:
         result = fit_probe(

@@ -69,8 +69,13 @@ Model = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
-def listed(text: str | None) -> tuple[str, ...] | None:
-    """Names between commas, each once; commas in brackets belong to a name."""
+def listed(option: str, text: str | None) -> tuple[str, ...] | None:
+    """Names between commas, each once; commas in brackets belong to a name.
+
+    Raises UserError naming the option when it is given and names nothing.
+    """
+    from nfcot_model.errors import UserError
+
     if text is None:
         return None
     parts, depth = [""], 0
@@ -80,7 +85,10 @@ def listed(text: str | None) -> tuple[str, ...] | None:
             parts.append("")
         else:
             parts[-1] += letter
-    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    names = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    if not names:
+        raise UserError(f"{option} '{text}': names nothing; leave it out for the default")
+    return names
 
 
 def table_of(labels: Path | None, *runs: Run) -> LabelTable | None:

@@ -34,11 +34,15 @@ SHORT = ("accuracy", "balanced_accuracy", "auroc", "r2", "mae")
 
 
 def fit_table(probe: Mapping[str, Any]) -> Table:
-    """The probe beside its controls, one row each, on held-out groups. Takes `to_dict()`."""
+    """The probe beside its controls, one row each, on held-out groups.
+
+    Takes `to_dict()` of a fit or of an evaluation, all of whose traces are tested.
+    """
     out = ", ".join(f"{count} with {why}" for why, count in probe["out"].items() if count)
+    tested = f"; tested on {probe['n_test']} in {probe['groups_test']}" if "n_test" in probe else ""
     caption = (
-        f"{probe['n']} traces in {probe['groups']} groups; tested on {probe['n_test']} in"
-        f" {probe['groups_test']}; 95 % intervals over groups" + (f"; out: {out}" if out else "")
+        f"{probe['n']} traces in {probe['groups']} groups{tested}; 95 % intervals over groups"
+        + (f"; out: {out}" if out else "")
     )
     classes = f": {len(probe['classes'])} classes" if probe["classes"] else ""
     table = Table(
@@ -74,7 +78,7 @@ def fit_lines(probe: Mapping[str, Any]) -> list[str]:
             f"p {permutation['p_value']:.3g} against {permutation['permutations']} exchanges of"
             f" labels between test groups (best of them {permutation['null_max']:.3f})"
         )
-    if probe["mdl"] is not None:
+    if probe.get("mdl") is not None:
         lines.append(f"online code: {probe['mdl']['compression']:.2f} times shorter than uniform")
     for reason in dict.fromkeys(probe["withheld"].values()):
         names = [n for n, why in probe["withheld"].items() if why == reason]

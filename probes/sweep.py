@@ -36,7 +36,7 @@ from probes.splits import Split, refuse_thin_folds, split_groups
 from probes.statistics import STATISTIC
 from probes.tables import LabelTable
 from probes.units import Units
-from probes.workers import all_done
+from probes.workers import all_done, refuse_no_device
 
 __all__ = ["NullMax", "Plan", "Sweep", "sweep"]
 
@@ -142,6 +142,7 @@ def sweep(
     `fit_probe`. progress: called with (done, all) units. Raises UserError for a site or label that
     the run does not have, too few groups, or a label that no site can be read for.
     """
+    refuse_no_device(device)
     sites = _sites(run, plan)
     places = list(dict.fromkeys(site.place for site in sites))
     found = _populations(run, label, sites, plan.options, table)
@@ -255,7 +256,8 @@ def _shared_split(found: dict[str, Population], options: Options) -> Split:
     if kind == "number":
         return split_groups(np.array(column), names, None, options.seed, options.folds)
     classes, y = np.unique(np.array(column, dtype=object).astype(str), return_inverse=True)
-    return split_groups(y, names, classes.tolist(), options.seed, options.folds, kind == "binary")
+    spelt = [json.loads(text) for text in classes]
+    return split_groups(y, names, spelt, options.seed, options.folds, kind == "binary")
 
 
 def _donors(

@@ -6,19 +6,30 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
 import numpy as np
+import torch
 from joblib import Parallel, delayed
 
+from nfcot_model.errors import UserError
 from probes.cells import Cell, Job, done
 from probes.threads import one_thread_each
 from probes.units import Units
 
-__all__ = ["all_done"]
+__all__ = ["all_done", "refuse_no_device"]
 
 # Rows times width of a batch's jobs below which starting processes takes longer than the work.
 WORTH_PROCESSES = 2_000_000
 
 Result = tuple[list[Cell], list[Cell]]
 Batch = Sequence[tuple[str, Callable[[], Job]]]
+
+
+def refuse_no_device(name: str) -> None:
+    """Raise UserError unless fits can be done on a device of that name."""
+    try:
+        torch.zeros(1, device=name).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name}: cannot be used ({reason}); give cpu") from None
 
 
 def all_done(
