@@ -17,7 +17,7 @@ from probes.crossfit import crossfit
 from probes.estimators import ESTIMATORS
 from probes.fitting import estimator_name, fit_rows
 from probes.intervals import Estimate, exact_share, group_draws, percentile_interval
-from probes.metrics import point_metrics, resampled_metrics, withheld_metrics
+from probes.metrics import nanmean, point_metrics, resampled_metrics, withheld_metrics
 from probes.permutations import ALL_EQUAL
 from probes.reading import Task
 from probes.weights import Features
@@ -203,5 +203,5 @@ def _over_folds(task: Task, told: NDArray[np.float64], draws: int) -> dict[str, 
         elif name == "accuracy" and value in (0.0, 1.0):
             out[name] = exact_share(value == 1.0, task.groups)
         else:
-            out[name] = percentile_interval(value, np.nanmean([d[name] for d in drawn], axis=0))
+            out[name] = percentile_interval(value, nanmean([d[name] for d in drawn], draws))
     return out

@@ -28,6 +28,7 @@ __all__ = [
     "MIN_CLASS_GROUPS",
     "difference",
     "evaluate",
+    "nanmean",
     "point_metrics",
     "resampled_metrics",
     "withheld_metrics",
@@ -105,7 +106,7 @@ def resampled_metrics(
         out["brier"] /= 2
     ranks = [resampled_ranks(y == c, p[:, c], draws) for c in _ranked_classes(kind, y)]
     for name, which in (("auroc", 0), ("average_precision", 1)):
-        out[name] = _nanmean([found[which] for found in ranks], len(draws.times))
+        out[name] = nanmean([found[which] for found in ranks], len(draws.times))
     for recall, limit in _limits(kind, thresholds).items():
         alarm = np.full(y.size, math.nan) if math.isnan(limit) else scores > limit
         out[recall] = share(alarm, y == 1, draws)
@@ -264,7 +265,7 @@ def _mean(values: list[float]) -> float:
     return float(np.mean(values)) if values else math.nan
 
 
-def _nanmean(values: list[Floats], draws: int) -> Floats:
+def nanmean(values: list[Floats], draws: int) -> Floats:
     known = [~np.isnan(v) for v in values]
     total = np.sum([np.where(k, v, 0.0) for k, v in zip(known, values, strict=True)], axis=0)
     with np.errstate(invalid="ignore"):
