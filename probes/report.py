@@ -179,7 +179,7 @@ def shown(estimate: Mapping[str, float | None] | None) -> str:
 
 def probe_markdown(probe: Mapping[str, Any]) -> str:
     """One probe with its controls as Markdown. Takes `to_dict()`."""
-    names = list(probe["metrics"])
+    names = [n for n, estimate in probe["metrics"].items() if estimate["value"] is not None]
     main = HEADLINE_METRIC[probe["kind"]]
     head = ["", *(n.replace("_", " ") for n in names), f"probe less this, {main}"]
     rows = [
