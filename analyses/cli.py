@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from analyses.plants.cli import validate
+
 app = typer.Typer(
     help="Flag trajectories with calibrated p-values.", no_args_is_help=True, add_completion=False
 )
@@ -15,6 +17,9 @@ app = typer.Typer(
 @app.callback()
 def audit() -> None:
     """Which trajectories stand out, at a stated rate of false alarms?"""
+
+
+app.command()(validate)
 
 
 @app.command()

@@ -188,7 +188,7 @@ PLANTS = {
             "P13-drift",
             "a checkpoint trained on for some steps thought it",
             checkpoints.drifted,
-            (2, 5, 10, 20, 40),
+            (10, 40, 120),
             "optimizer steps on one world alone",
             "on",
             ("typ_energy", "combined", "record"),
@@ -197,11 +197,11 @@ PLANTS = {
             "P14-attack",
             "thoughts moved by gradient to another answer, within a score budget",
             attack.adversarial,
-            (1, 2, 4, 8, 16, 32),
+            (2, 8, 32, 128),
             "budget in standard deviations",
             "off",
             ("record",),
-            most=128,
+            most=96,
         ),
     )
 }

@@ -1,0 +1,77 @@
+"""Train a model on: how organisms are planted in another, and how checkpoints drift apart."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+
+from nfcot_model.reasoners import NFCoTReasoner
+from nfcot_model.training.collate import joint_batch
+from nfcot_model.training.config import StageConfig
+from nfcot_model.training.optim import make_optimizer, set_rate
+from nfcot_model.worlds import Problem
+
+__all__ = ["PLANTING", "SEEDED", "continued", "from_scratch"]
+
+# How organisms with something planted are made from `plain`, and another seed of it.
+PLANTING = StageConfig(steps=700, batch=36, lr=1.5e-3, warmup=50, target_noise=0.15)
+SEEDED = StageConfig(steps=2800, batch=36, lr=3e-3, warmup=100, target_noise=0.15)
+
+
+def continued(
+    reasoner: NFCoTReasoner,
+    problems: Sequence[Problem],
+    stage: StageConfig,
+    seed: int,
+    *,
+    freeze_flow: bool = True,
+    progress: Callable[[int], object] | None = None,
+) -> NFCoTReasoner:
+    """The reasoner after `stage.steps` more joint steps on these problems; the codec is frozen.
+
+    With `freeze_flow` thoughts mean the same to both, so each can score the other's. The given
+    reasoner is not changed. Batches and target noise are drawn by `seed`.
+    """
+    model = copy.deepcopy(reasoner.model)
+    model.codec.requires_grad_(False)
+    model.flow.requires_grad_(not freeze_flow)
+    trained = NFCoTReasoner(model, reasoner.tokenizer, f"{reasoner.checkpoint_hash}+{stage.steps}")
+    if stage.steps == 0:
+        return trained
+    rng = random.Random(f"{seed}/continued")
+    optimizer = make_optimizer(model, stage)
+    model.train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for step in range(stage.steps):
+            set_rate(optimizer, stage, step)
+            batch = sorted(rng.choices(problems, k=stage.batch), key=lambda p: len(p.prompt))
+            layout, e = joint_batch(trained, batch, "nfcot")
+            out = model(**vars(layout), e=e, target_noise=stage.target_noise)
+            optimizer.zero_grad()
+            out.loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), stage.clip)
+            optimizer.step()
+            if progress is not None:
+                progress(1)
+    model.eval().requires_grad_(True)
+    return trained
+
+
+def from_scratch(
+    reasoner: NFCoTReasoner,
+    problems: Sequence[Problem],
+    stage: StageConfig,
+    seed: int,
+    progress: Callable[[int], object] | None = None,
+) -> NFCoTReasoner:
+    """Another training over the same codec: everything but the codec starts anew from `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = type(reasoner.model)(reasoner.model.config)
+    fresh.codec.load_state_dict(reasoner.model.codec.state_dict())
+    start = NFCoTReasoner(fresh, reasoner.tokenizer)
+    return continued(start, problems, stage, seed, freeze_flow=False, progress=progress)
