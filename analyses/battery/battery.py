@@ -65,12 +65,13 @@ class BatteryScores:
 
     `trajectories`: trace_id, every statistic, score (combined), leading (the statistic it came
     from), peak (largest |z| of a thought), peak_k, task, group, K, undefined (how many statistics K
-    is too short for), invalid. An undefined statistic holds its clean median and cannot lead; an invalid
-    trajectory (no thoughts, or a value that is not a number) scores +inf everywhere. `thoughts`:
-    trace_id, k, energy, energy_top, energy_rest, logvol, nll and, signed, how far each is from
-    usual at its position (`z`, `z_top`, `z_rest`, `z_logvol`, `z_nll`), `dir:<name>` (signed).
-    `undefined`: how many trajectories, by statistic. `scored`: scorer, context, tau, tensor,
-    density. A low score says that the noise is usual, nothing of what the thoughts are for.
+    is too short for), invalid. An undefined statistic holds its clean median and cannot lead; an
+    invalid trajectory (no thoughts, or a value that is not a number) scores +inf. `thoughts`:
+    trace_id, k, energy_stored (where a run has it), energy, energy_top, energy_rest, logvol, nll;
+    signed, how far each is from usual at its position (`z`, `z_top`, `z_rest`, `z_logvol`,
+    `z_nll`); `dir:<name>` (signed). `undefined`: how many trajectories, by statistic. `scored`:
+    scorer, context, tau, tensor, density. A low score says that the noise is usual, nothing of
+    what the thoughts are for.
     """
 
     trajectories: pd.DataFrame
@@ -114,8 +115,8 @@ class Battery:
         """Every statistic of every trajectory, block by block.
 
         source: a run, its folder, plain arrays (`Noise`), or several. scorer, context: under which
-        model and after which prompt `mu, sigma` were computed; they are only named. Raises UserError for a
-        run at tau = 0; ValueError for noise of another width.
+        model and after which prompt `mu, sigma` were computed; they are only named. Raises
+        UserError for a run at tau = 0; ValueError for noise of another width.
         """
         trajectories, thoughts = [], []
         undefined = dict.fromkeys(self.names, 0)
@@ -162,7 +163,8 @@ class Battery:
             missing[name] = int(empty.sum())
             count += empty
             filled = np.where(empty, self.quantiles.neutral(name), found[name])
-            columns[name] = np.where(invalid, np.inf, filled)
+            keeps = name == "replay_err"  # it tells what is wrong with an invalid one
+            columns[name] = filled if keeps else np.where(invalid, np.inf, filled)
         columns |= {
             "score": np.where(invalid, np.inf, score),
             "leading": np.where(invalid, "invalid", leading),
@@ -175,6 +177,8 @@ class Battery:
             "invalid": invalid,
         }
         rows = {"trace_id": noise.ids[noise.owner], "k": noise.k}
+        if noise.stored_energy is not None:
+            rows["energy_stored"] = noise.stored_energy
         rows |= {name: np.where(bad, np.nan, steps.values[name]) for name in QUANTITIES}
         rows |= {_z_name(name): np.where(bad, np.nan, steps.z[name]) for name in QUANTITIES}
         if self.directions is not None:

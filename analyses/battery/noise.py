@@ -31,7 +31,7 @@ class Noise:
     problem group (samples of one problem share it) and the task (world) of each trajectory.
     `logvol` [rows]: -sum log sigma, None where it is not known. `replay_error` [n]: the largest
     |eps recomputed - eps as drawn| of a trajectory, None where there is no record. `stored_energy`
-    [rows]: what the run's table says. `features` [rows, F]: hidden states or any other vector per thought. `extra`:
+    [rows]: what the run's table says. `features` [rows, F]: any vector per thought. `extra`:
     further per-trajectory statistics [n], higher = stranger, by name. `tau`: what eps was
     divided by. A value that is not a number makes its trajectory invalid; it is never dropped.
     """

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import special, stats
+from scipy import stats
 
 from analyses.battery import Battery, Noise, fit_battery
-from analyses.battery.scales import as_single, chi2_z, gamma_z
 from analyses.battery.sequence import anderson_darling, cov_dev, drift, lag1, ljung_box, psd_cv
 from nfcot_model.errors import UserError
 from tests.synthetic_run import synthetic_run
@@ -35,23 +34,6 @@ def battery() -> Battery:
 
 def auroc(clean: np.ndarray, strange: np.ndarray) -> float:
     return float(stats.mannwhitneyu(strange, clean).statistic / (clean.size * strange.size))
-
-
-def test_gamma_scale_is_exact_and_keeps_order_in_both_far_tails() -> None:
-    x = np.random.default_rng(0).gamma(5.0, 2.0, size=1000)
-    expected = special.ndtri(stats.gamma(5.0, scale=2.0).cdf(x))
-    np.testing.assert_allclose(gamma_z(x, 10.0, 20.0), expected, rtol=1e-6, atol=1e-6)
-    far = gamma_z(np.array([1e-200, 1e-100, 1e-3, 1e3, 1e6, 1e12]), 8.0, 8.0)
-    assert np.isfinite(far).all()
-    assert (np.diff(far) > 0).all()
-    assert np.isnan(gamma_z(np.array([-1.0, np.nan, np.inf]), 8.0, 8.0)).all()
-    assert chi2_z(np.array([16.0]), 16.0) == pytest.approx(gamma_z(np.array([8.0]), 8.0, 8.0))
-
-
-def test_a_maximum_of_one_is_itself_and_of_many_is_discounted() -> None:
-    peaks = np.array([0.5, 2.0, 9.0, 30.0])
-    np.testing.assert_allclose(as_single(peaks, 1), peaks, rtol=1e-6)
-    assert (as_single(peaks, 64) < peaks).all()
 
 
 @pytest.mark.parametrize("K", [2, 4, 8, 64])
@@ -146,8 +128,8 @@ def test_one_sided_likelihood_misses_collapse(battery: Battery) -> None:
     assert auroc(*(frame["score"].to_numpy() for frame in frames)) > 0.9
 
 
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 1000), n=st.integers(1, 12))
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 1000), n=st.integers(1, 8))
 def test_a_trajectory_scores_the_same_alone_and_among_others(
     battery: Battery, seed: int, n: int
 ) -> None:
