@@ -8,17 +8,55 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from analyses.organisms.planted import PLANTED, RESEEDED, planted_problems
+from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.training.collate import joint_batch
 from nfcot_model.training.config import StageConfig
 from nfcot_model.training.optim import make_optimizer, set_rate
 from nfcot_model.worlds import Problem
 
-__all__ = ["PLANTING", "SEEDED", "continued", "from_scratch"]
+__all__ = ["continued", "from_scratch", "plant_organism", "planting_steps"]
 
-# How organisms with something planted are made from `plain`, and another seed of it.
-PLANTING = StageConfig(steps=700, batch=36, lr=1.5e-3, warmup=50, target_noise=0.15)
+TRAINING_PROBLEMS = 8000
+PLANTING = StageConfig(steps=0, batch=36, lr=1.5e-3, warmup=50, target_noise=0.15)
 SEEDED = StageConfig(steps=2800, batch=36, lr=3e-3, warmup=100, target_noise=0.15)
+
+
+def planting_steps(name: str) -> int:
+    """How many steps was the shipped organism trained for?
+
+    Raises UserError for an unknown organism, and for `plain`, which `nfcot train` makes.
+    """
+    known = [other for other in PLANTED if other != "plain"]
+    if name not in (*known, RESEEDED):
+        raise UserError(
+            f"organism '{name}' is not made from plain; choose one of {', '.join(known)}, {RESEEDED}"
+        )
+    return SEEDED.steps if name == RESEEDED else PLANTED[name].steps
+
+
+def plant_organism(
+    name: str,
+    plain: NFCoTReasoner,
+    seed: int = 0,
+    *,
+    steps: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> NFCoTReasoner:
+    """Make an organism as the shipped one was made: `plain`, trained on with its own problems.
+
+    `plain-reseeded` is trained anew over the codec of `plain` instead. `steps`: fewer, to try it.
+    Raises UserError like `planting_steps`.
+    """
+    wanted = planting_steps(name) if steps is None else steps
+    if name == RESEEDED:
+        problems = planted_problems("plain", "train", seed + 1, TRAINING_PROBLEMS)
+        stage = SEEDED.model_copy(update={"steps": wanted})
+        return from_scratch(plain, problems, stage, seed + 1, progress)
+    problems = planted_problems(name, "train", seed, TRAINING_PROBLEMS)
+    stage = PLANTING.model_copy(update={"steps": wanted})
+    return continued(plain, problems, stage, seed, progress=progress)
 
 
 def continued(

@@ -13,6 +13,7 @@ import torch
 
 from analyses.organisms.continued import continued
 from analyses.plants.recorded import Planting, Recorded, record, rescored
+from analyses.reference import refuse_other_codec
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.training.config import StageConfig
 from nfcot_model.worlds import make_world
@@ -26,8 +27,9 @@ DRIFT_PROBLEMS = 2000
 def thought_by(other: NFCoTReasoner, reasoner: NFCoTReasoner, clean: Recorded) -> Planting:
     """P13: `other` thought about the prompts, from the same seeds; `reasoner` is said to have.
 
-    Both must have the same codec, or the figures mean nothing.
+    Raises UserError where they have not the same codec.
     """
+    refuse_other_codec(reasoner, other)
     again = record(other, clean.problems, clean.tau, clean.seeds)
     u = again.thoughts.u
     if not _same_flow(other, reasoner):

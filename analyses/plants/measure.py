@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from analyses.battery import Battery, Noise, fit_battery
-from analyses.calibrate import conformal_p
+from analyses.calibrate import Rule, conformal_p
 from analyses.cells import assign_cells, cell_levels, large_cells
 from analyses.plants.forged import record_checks
 from analyses.plants.recorded import Recorded
@@ -27,7 +27,6 @@ __all__ = ["ALPHA", "Yardstick", "auroc", "compare", "noise_of", "ratings", "sma
 Floats = NDArray[np.float64]
 
 ALPHA = 0.01
-LEAST_IN_CELL = 500
 COMBINED = "combined"
 
 
@@ -56,9 +55,8 @@ class Yardstick:
         Ranked within task x length where the calibration set has enough for `alpha`, else within
         the task, else among all.
         """
-        least = max(LEAST_IN_CELL, int(5 / alpha))
         clean_levels = _levels(self.clean)
-        usable = large_cells(clean_levels, least)
+        usable = large_cells(clean_levels, Rule(alpha).cell_minimum)
         cells = assign_cells(_levels(frame), usable)
         out = np.zeros((len(frame), len(self.statistics)), dtype=bool)
         for cell in np.unique(cells):
