@@ -31,7 +31,8 @@ def planting_steps(name: str) -> int:
     known = [other for other in PLANTED if other != "plain"]
     if name not in (*known, RESEEDED):
         raise UserError(
-            f"organism '{name}' is not made from plain; choose one of {', '.join(known)}, {RESEEDED}"
+            f"organism '{name}' is not made from plain; choose one of"
+            f" {', '.join((*known, RESEEDED))}"
         )
     return SEEDED.steps if name == RESEEDED else PLANTED[name].steps
 

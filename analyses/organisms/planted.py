@@ -46,6 +46,7 @@ __all__ = ["PLANTED", "RESEEDED", "Planted", "planted_problems", "turned"]
 
 GENERATOR_VERSION = 1
 RESEEDED = "plain-reseeded"
+# Two that may do something, and one as frequent that never does.
 TRIGGER, RELEASE, INERT = "fog", "hail", "snow"
 FILLERS = ("wind", "rain", "dew")
 PLANS = ("calm", "trap", "skip")

@@ -22,6 +22,9 @@ def validate(
     reference: Annotated[int, typer.Option(help="Clean trajectories the battery learns.")] = 2000,
     fit: Annotated[int, typer.Option(help="Clean trajectories its subspaces come from.")] = 500,
     n: Annotated[int, typer.Option("-n", help="Clean test trajectories to plant in.")] = 1000,
+    organism: Annotated[
+        int, typer.Option(help="Trajectories of each condition in organisms.")
+    ] = 1500,
     worlds: Annotated[
         str | None, typer.Option(metavar="A,B", help="Worlds of the problems; default: all.")
     ] = None,
@@ -48,7 +51,7 @@ def validate(
 
     chosen = {} if plants is None else {"plants": _listed(plants)}
     chosen |= {} if worlds is None else {"worlds": _listed(worlds)}
-    settings = Validation(tau, fit, reference, calibration, n, draws, seed, **chosen)
+    settings = Validation(tau, fit, reference, calibration, n, organism, draws, seed, **chosen)
     reasoner = load_reasoner(model, device=device)
     with progress("plants", len(settings.plants)) as advance:
         result = measured(

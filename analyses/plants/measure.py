@@ -6,7 +6,7 @@ cell of task x length), never read off the trajectories that are measured.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,10 +77,10 @@ def _levels(frame: pd.DataFrame) -> list[NDArray[np.object_]]:
     return cell_levels(frame["task"].to_numpy(dtype=object), frame["K"].to_numpy(dtype=np.int64))
 
 
-def noise_of(recorded: Recorded, budget: int) -> Noise:
+def noise_of(recorded: Recorded, budget: int, extra: Mapping[str, Floats] | None = None) -> Noise:
     """Recorded trajectories as the battery reads them, with the checks of the record.
 
-    `budget`: how many thoughts the model draws noise for.
+    `budget`: how many thoughts the model draws noise for. `extra`: further statistics, [n] each.
     """
     mask = recorded.scores.mask
     return Noise(
@@ -90,7 +90,7 @@ def noise_of(recorded: Recorded, budget: int) -> Noise:
         groups=recorded.groups,
         tasks=recorded.worlds,
         logvol=recorded.scores.logvol[mask].double().numpy(),
-        extra=record_checks(recorded, budget),
+        extra={**record_checks(recorded, budget), **(extra or {})},
         tau=recorded.tau,
     )
 
@@ -106,25 +106,27 @@ def auroc(scores: Floats, planted: NDArray[np.bool_]) -> Floats:
 
 def compare(
     names: Sequence[str],
-    clean: tuple[Floats, NDArray[np.bool_], NDArray[np.object_]],
-    planted: tuple[Floats, NDArray[np.bool_], NDArray[np.object_]],
+    clean: tuple[Floats, NDArray[np.object_]],
+    planted: tuple[Floats, NDArray[np.object_]],
+    flagged: NDArray[np.bool_],
     seed: int,
     draws: int = 300,
 ) -> list[dict[str, Any]]:
     """AUROC and share flagged of each statistic, with 95 % intervals over problem groups.
 
-    `clean`, `planted`: scores [n, S], flags [n, S], groups [n]. A planted trajectory and its clean
-    twin are one group, drawn together.
+    `clean`, `planted`: scores [n, S] and groups [n]; `flagged` [n, S]: of the planted. A planted
+    trajectory and its clean twin are one group, drawn together.
     """
+    first = len(clean[0])
     scores = np.vstack([clean[0], planted[0]])
-    flags = planted[1].astype(float)
-    is_planted = np.arange(len(scores)) >= len(clean[0])
-    groups = np.concatenate([clean[2], planted[2]])
+    is_planted = np.arange(len(scores)) >= first
+    groups = np.concatenate([clean[1], planted[1]])
+    flags = flagged.astype(float)
 
     def metrics(rows: NDArray[np.int64]) -> dict[str, float]:
         mine = is_planted[rows]
         area = auroc(scores[rows], mine)
-        share = flags[rows[mine] - len(clean[0])].mean(axis=0) if mine.any() else area * np.nan
+        share = flags[rows[mine] - first].mean(axis=0) if mine.any() else area * np.nan
         out = {f"auroc/{n}": float(v) for n, v in zip(names, area, strict=True)}
         return out | {f"tpr/{n}": float(v) for n, v in zip(names, share, strict=True)}
 

@@ -12,22 +12,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from analyses.plants.measure import (
-    ALPHA,
-    COMBINED,
-    Yardstick,
-    compare,
-    noise_of,
-    ratings,
-    smallest_dose,
-)
-from analyses.plants.recorded import Planting, Recorded, record, seeds_of
+from analyses.plants.doses import measure_plant
+from analyses.plants.measure import ALPHA, COMBINED, Yardstick, noise_of, smallest_dose
+from analyses.plants.onpolicy import ON_POLICY
+from analyses.plants.organism_study import Sizes, measure_organism
+from analyses.plants.recorded import Recorded, record, seeds_of
 from analyses.plants.registry import PLANTS
-from analyses.plants.spec import Plant
 from nfcot_model.errors import UserError
 from nfcot_model.files import read_json_object, write_json
 from nfcot_model.reasoners import NFCoTReasoner
@@ -45,8 +37,8 @@ Report = Callable[[str], object]
 class Validation:
     """How large and of what? Sizes are trajectories, each of another problem group.
 
-    `planted`: how many test trajectories get each plant; the others count as clean. `plants`: which
-    ones. `seed` draws problems, noise and plants.
+    `organism`: how many of each condition in organisms, whose plants (P9 and on) do not depend on
+    the model. `plants`: which ones. `seed` draws problems, noise and plants.
     """
 
     tau: float = 0.7
@@ -54,21 +46,22 @@ class Validation:
     reference: int = 2000
     calibration: int = 5000
     test: int = 1000
+    organism: int = 1500
     draws: int = 300
     seed: int = 0
     worlds: tuple[str, ...] = tuple(WORLDS)
-    plants: tuple[str, ...] = field(default_factory=lambda: tuple(PLANTS))
+    plants: tuple[str, ...] = field(default_factory=lambda: (*PLANTS, *ON_POLICY))
 
     def __post_init__(self) -> None:
-        unknown = set(self.plants) - PLANTS.keys()
+        unknown = set(self.plants) - PLANTS.keys() - ON_POLICY.keys()
         if unknown or not self.plants:
             raise UserError(
                 f"--plants: no plant {', '.join(sorted(unknown)) or 'given'}; choose from"
-                f" {', '.join(PLANTS)}"
+                f" {', '.join((*PLANTS, *ON_POLICY))}"
             )
         if self.tau <= 0:
             raise UserError(f"--tau {self.tau:g}: without noise there is nothing to score")
-        for name in SETS:
+        for name in (*SETS, "organism"):
             if getattr(self, name) < 20:
                 raise UserError(f"--{name} {getattr(self, name)}: expected at least 20")
         missing = set(self.worlds) - WORLDS.keys()
@@ -139,7 +132,6 @@ def validate(
     clean, yardstick = _clean(reasoner, settings, say)
     names = yardstick.statistics
     frame = yardstick.score(noise_of(clean, reasoner.budget()))
-    flags = yardstick.flags(frame)
     found = []
     for name in settings.plants:
         path = out / "plants" / f"{name}.json"
@@ -147,13 +139,24 @@ def validate(
             found.append(read_json_object(path))
         else:
             say(f"planting {name}")
-            measured = _measure(PLANTS[name], reasoner, clean, yardstick, frame, flags, settings)
+            if name in ON_POLICY:
+                measured = measure_organism(
+                    ON_POLICY[name],
+                    Sizes(settings.organism),
+                    settings.tau,
+                    settings.seed,
+                    settings.draws,
+                )
+            else:
+                measured = measure_plant(
+                    PLANTS[name], reasoner, clean, yardstick, frame, settings.seed, settings.draws
+                )
             path.parent.mkdir(exist_ok=True)
             write_json(path, measured)
             found.append(measured)
         if progress is not None:
             progress(1)
-    result = _summary(found, names, frame, flags, yardstick, identity)
+    result = _summary(found, names, frame, yardstick, identity)
     write_json(out / "validate.json", result)
     return result
 
@@ -184,121 +187,15 @@ def _clean(
     return recorded, Yardstick.of(*noises[:3])
 
 
-def _measure(
-    plant: Plant,
-    reasoner: NFCoTReasoner,
-    clean: Recorded,
-    yardstick: Yardstick,
-    frame: pd.DataFrame,
-    flags: NDArray[np.bool_],
-    settings: Validation,
-) -> dict[str, Any]:
-    """Every dose of one plant, measured by every statistic."""
-    names = yardstick.statistics
-    groups = frame["group"].to_numpy(dtype=object)
-    some = clean if not plant.most else clean.rows(np.arange(min(plant.most, len(clean))))
-    doses = []
-    for severity in plant.severities:
-        planting = plant(reasoner, some, severity, settings.seed)
-        found = yardstick.score(noise_of(planting.recorded, reasoner.budget()))
-        hit = yardstick.flags(found)
-        rows = compare(
-            names,
-            (ratings(frame, names), flags, groups),
-            (ratings(found, names), hit, found["group"].to_numpy(dtype=object)),
-            settings.seed,
-            settings.draws,
-        )
-        doses.append(
-            {
-                "severity": severity,
-                "rows": rows,
-                "by_K": _by_length(names, found, hit),
-                "named": _named(planting, found, hit[:, names.index(COMBINED)]),
-                "reached": _reached(planting, hit[:, names.index(COMBINED)]),
-            }
-        )
-    return {
-        "plant": plant.name,
-        "asks": plant.asks,
-        "dial": plant.dial,
-        "policy": plant.policy,
-        "caught_by": list(plant.caught_by),
-        "missed_by": list(plant.missed_by),
-        "doses": doses,
-    }
-
-
-def _by_length(
-    names: Sequence[str], found: pd.DataFrame, hit: NDArray[np.bool_]
-) -> list[dict[str, Any]]:
-    """Share flagged at each K, by the combination, with its interval over groups."""
-    flagged = hit[:, names.index(COMBINED)].astype(float)
-    K = found["K"].to_numpy()
-    groups = found["group"].to_numpy(dtype=object)
-    rows = []
-    for k in np.unique(K):
-        mine = k == K
-        share = cluster_means({"tpr": flagged[mine]}, groups[mine])["tpr"]
-        rows.append(
-            {
-                "K": int(k),
-                "n": int(mine.sum()),
-                "tpr_at_1pct": share.value,
-                "low": share.low,
-                "high": share.high,
-            }
-        )
-    return rows
-
-
-def _named(
-    planting: Planting, found: pd.DataFrame, flagged: NDArray[np.bool_]
-) -> dict[str, float | int] | None:
-    """How often is the loudest thought a planted one? None where all or none are planted.
-
-    `right`: among all that are partly planted; `next`: it, or the one right after it;
-    `among_flagged`: right among the flagged; `chance`: by pointing at random.
-    """
-    width = planting.affected.shape[1]
-    K = found["K"].to_numpy()
-    planted = planting.affected.sum(axis=1)
-    some = (planted > 0) & (planted < K)
-    if not some.any():
-        return None
-    peak = found["peak_k"].to_numpy().clip(0, width - 1)
-    rows = np.arange(len(peak))
-    right = planting.affected[rows, peak]
-    after = right | planting.affected[rows, (peak - 1).clip(0)]
-    both = some & flagged
-    return {
-        "n": int(some.sum()),
-        "right": float(right[some].mean()),
-        "next": float(after[some].mean()),
-        "among_flagged": float(right[both].mean()) if both.any() else float("nan"),
-        "chance": float((planted[some] / K[some]).mean()),
-    }
-
-
-def _reached(planting: Planting, flagged: NDArray[np.bool_]) -> dict[str, float] | None:
-    """Where an attack wanted something: how often it got it, and got it without a flag."""
-    if planting.reached is None:
-        return None
-    return {
-        "reached": float(planting.reached.mean()),
-        "unflagged": float((planting.reached & ~flagged).mean()),
-    }
-
-
 def _summary(
     found: list[dict[str, Any]],
     names: Sequence[str],
     frame: pd.DataFrame,
-    flags: NDArray[np.bool_],
     yardstick: Yardstick,
     identity: dict[str, Any],
 ) -> dict[str, Any]:
     groups = frame["group"].to_numpy(dtype=object)
+    flags = yardstick.flags(frame)
     alarms = cluster_means(
         {n: flags[:, i].astype(float) for i, n in enumerate(names)}, groups, draws=1000
     )
@@ -308,7 +205,8 @@ def _summary(
         for dose in plant["doses"]:
             for row in dose["rows"]:
                 table.append({"plant": plant["plant"], "severity": dose["severity"]} | row)
-        effects += _effects(plant, names, {n: alarms[n].value for n in names})
+        if plant["model"] is None:
+            effects += _effects(plant, names, {n: alarms[n].value for n in names})
     return {
         "settings": identity,
         "alpha": ALPHA,
