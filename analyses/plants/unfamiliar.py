@@ -9,7 +9,6 @@ import random
 import re
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analyses.organisms import organism_problems
 from analyses.plants.recorded import Planting, Recorded, record, seeds_of
@@ -45,19 +44,11 @@ def words(reasoner: NFCoTReasoner, clean: Recorded, severity: float, seed: int) 
     rng = random.Random(f"{seed}/words")
     pairs = [reworded(problem, severity, rng) for problem in clean.problems]
     problems = [problem for problem, _ in pairs]
-    again = record(reasoner, problems, clean.tau, seeds_of(problems, seed))
+    again = record(reasoner, problems, clean.tau, clean.seeds)
     places = np.arange(again.thoughts.mask.shape[1])
     first = np.array([hit.index(True) if any(hit) else len(places) for _, hit in pairs])
     at = (places >= first[:, None]) & again.thoughts.mask.numpy()
     return Planting(again, at, np.arange(len(clean)))
-
-
-def _fresh(
-    reasoner: NFCoTReasoner, clean: Recorded, problems: list[Problem], seed: int
-) -> Planting:
-    again = record(reasoner, problems, clean.tau, seeds_of(problems, seed))
-    none: NDArray[np.int64] = np.full(len(problems), -1, dtype=np.int64)
-    return Planting(again, again.thoughts.mask.numpy().copy(), none)
 
 
 def length(reasoner: NFCoTReasoner, clean: Recorded, severity: float, seed: int) -> Planting:
@@ -67,8 +58,10 @@ def length(reasoner: NFCoTReasoner, clean: Recorded, severity: float, seed: int)
     worlds = sorted(set(clean.worlds))
     share = -(-len(clean) // len(worlds))
     problems = [p for w in worlds for p in make_world(w, split, seed + 1, share, steps)]
-    planted = _fresh(reasoner, clean, problems[: len(clean)], seed)
-    return Planting(planted.recorded, planted.affected & (severity > 0), planted.twin)
+    problems = problems[: len(clean)]
+    again = record(reasoner, problems, clean.tau, seeds_of(problems, seed))
+    affected = again.thoughts.mask.numpy() & (severity > 0)
+    return Planting(again, affected, np.full(len(problems), -1, dtype=np.int64))
 
 
 def task(reasoner: NFCoTReasoner, clean: Recorded, severity: float, seed: int) -> Planting:
@@ -83,6 +76,6 @@ def task(reasoner: NFCoTReasoner, clean: Recorded, severity: float, seed: int) -
         o.model_copy(update={"world": p.world}) if h else p
         for o, p, h in zip(others, clean.problems, hit, strict=True)
     ]
-    planted = _fresh(reasoner, clean, problems, seed)
+    again = record(reasoner, problems, clean.tau, clean.seeds)
     twin = np.where(hit, -1, np.arange(len(clean)))
-    return Planting(planted.recorded, planted.affected & hit[:, None], twin)
+    return Planting(again, again.thoughts.mask.numpy() & hit[:, None], twin)
