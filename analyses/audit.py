@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses.battery import COMBINED, STATISTICS, BatteryScores
+from analyses.battery import COMBINED, OPTIONAL_STATISTICS, STATISTICS, BatteryScores
 from analyses.calibrate import Rule
 from analyses.clean import REPLAY_TOLERANCE, CleanSet, clean_set, refuse_mismatch, run_identity
 from analyses.decide import Decision, decide
@@ -23,7 +23,7 @@ from analyses.findings import (
     planted_summary,
     replay_summary,
 )
-from nfcot_model.errors import UserError
+from analyses.ranks import refuse_too_few
 from nfcot_model.traces import Run
 from nfcot_model.traces.replay import disagree
 
@@ -70,12 +70,7 @@ def audit_run(run: Run, clean: Run | CleanSet, rule: Rule | float) -> AuditResul
     run_identity(run)
     refuse_mismatch(run, clean.identity if isinstance(clean, CleanSet) else run_identity(clean))
     calibration = clean if isinstance(clean, CleanSet) else clean_set(clean, rule)
-    if calibration.ranks.n < rule.needed:
-        raise UserError(
-            f"--calibration {calibration.name}: {calibration.ranks.n} calibration traces are too"
-            f" few, this rule needs at least {rule.needed}; calibrate on more problems or ask for a"
-            " higher rate"
-        )
+    refuse_too_few(f"--calibration {calibration.name}", calibration.ranks.n, rule)
     started = perf_counter()
     scores = calibration.ranks.battery.score(run)
     seconds = perf_counter() - started
@@ -142,7 +137,7 @@ def _frames(
 
 def _statistics(scores: BatteryScores) -> list[dict[str, Any]]:
     """What each statistic asks, of what, and for how many trajectories it is undefined."""
-    known = {statistic.name: statistic for statistic in STATISTICS}
+    known = {statistic.name: statistic for statistic in (*STATISTICS, *OPTIONAL_STATISTICS)}
     rows = []
     for name in scores.statistics:
         about = known.get(name)

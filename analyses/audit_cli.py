@@ -6,17 +6,31 @@ from pathlib import Path
 from typing import Any
 
 from analyses.audit import AuditResult, audit_run
-from analyses.calibrate import Rule
+from analyses.calibrate import Rule, stop_threshold
 from analyses.calibration_file import is_calibration, load_calibration, save_calibration
+from analyses.cells import ALL
 from analyses.clean import CleanSet, clean_set
+from analyses.drift import alarm_level
+from analyses.ranks import refuse_too_few
 from analyses.report import NEGATIVE_STATEMENT, read_audit, write_audit, write_report
+from analyses.scoring import ScoreSummary, score_run
+from analyses.watch import Watch, WatchSummary, follow
 from nfcot_model.errors import UserError
 from nfcot_model.files import read_json_object
-from nfcot_model.terminal import console
+from nfcot_model.terminal import console, progress
 from nfcot_model.traces import Run, read_run
+from nfcot_model.traces.reader import committed_shards
 from nfcot_model.traces.view import printable
 
-__all__ = ["attach", "calibrate_command", "clean_traces", "rule_of", "run_command", "show_audit"]
+__all__ = [
+    "attach",
+    "calibrate_command",
+    "rule_of",
+    "run_command",
+    "score_command",
+    "show_audit",
+    "watch_command",
+]
 
 
 def rule_of(alpha: float | None, fdr: float | None, guaranteed: bool, delta: float) -> Rule:
@@ -58,7 +72,59 @@ def calibrate_command(
         "worlds": made.identity.worlds,
         "settings": made.identity.settings,
         "replay_error_max": made.replay_error_max,
+        "stop_at_z": stop_threshold(made.ranks.cells[ALL].peaks, rule),
     }
+
+
+def score_command(run: Path, calibration: Path, rule: Rule, out: Path | None) -> ScoreSummary:
+    """Score a run on disk into a folder of tables."""
+    clean = _calibrated(calibration, rule)
+    folder = out or run.resolve().parent / "audits" / f"{run.resolve().name}-scores-{clean.name}"
+    shards = len(committed_shards(run))
+    with progress("score", total=shards) as advance:
+        return score_run(run, clean, folder, rule, advance)
+
+
+def watch_command(
+    run: Path,
+    calibration: Path,
+    rule: Rule,
+    out: Path | None,
+    *,
+    every: float,
+    until_idle: float | None,
+    once: bool,
+) -> tuple[WatchSummary, Path]:
+    """Follow a run, telling of flags and drift as they come; what was seen, and the record."""
+    clean = _calibrated(calibration, rule)
+    folder = out or run.resolve().parent / "audits" / f"{run.resolve().name}-watch-{clean.name}"
+    watch = Watch(run, clean, rule, folder)
+    if watch.events:
+        before = watch.summary()
+        console.print(f"resumed after {before.n} traces, {len(before.flagged)} of them flagged")
+    level = alarm_level(rule.rate)
+    alarmed = watch.drift.highest >= level
+
+    def tell(event: dict[str, Any]) -> None:
+        nonlocal alarmed
+        for flag in event["flagged"]:
+            top = flag["stands_out"]
+            where = f"thought {top['k']}: {top['text']}" if top else "invalid"
+            line = f"{flag['trace_id']}  p {flag['p_value']:.4g}  {flag['leading']}  {where}"
+            console.print(printable(line), markup=False, soft_wrap=True)
+        if not alarmed and event["drift"]["highest"] >= level:
+            alarmed = True
+            console.print(f"drift: the stream changed, alarm in shard {event['shard']}")
+
+    return follow(watch, every=every, until_idle=until_idle, once=once, tell=tell), folder
+
+
+def _calibrated(path: Path, rule: Rule) -> CleanSet:
+    """The calibration named, or one made of a clean run, if it is large enough for the rule."""
+    found = clean_traces(path)
+    clean = found if isinstance(found, CleanSet) else clean_set(found, rule)
+    refuse_too_few(f"--calibration {clean.name}", clean.ranks.n, rule)
+    return clean
 
 
 def run_command(

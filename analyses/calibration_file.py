@@ -42,6 +42,8 @@ def save_calibration(clean: CleanSet, folder: Path) -> None:
     """Put a calibration into `folder`. Raises UserError when it holds another or anything else."""
     _refuse_foreign(folder, clean)
     folder.mkdir(parents=True, exist_ok=True)
+    for temporary in folder.glob(".*.tmp"):  # of a writer that was killed
+        temporary.unlink()
     write_bytes(folder / TENSORS, save(_tensors(clean)))
     battery = clean.ranks.battery
     fields = {

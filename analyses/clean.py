@@ -27,6 +27,8 @@ __all__ = [
     "Identity",
     "clean_set",
     "refuse_mismatch",
+    "refuse_settings",
+    "refuse_traces",
     "run_identity",
 ]
 
@@ -78,8 +80,11 @@ class CleanSet:
 
 def digests(names: Iterable[str]) -> Digests:
     """64 bits of each name's SHA-256, sorted, each once."""
-    found = [int.from_bytes(hashlib.sha256(str(n).encode()).digest()[:8], "big") for n in names]
-    return np.unique(np.array(found, dtype=np.uint64))
+    return np.unique(np.array([_digest(name) for name in names], dtype=np.uint64))
+
+
+def _digest(name: str) -> np.uint64:
+    return np.uint64(int.from_bytes(hashlib.sha256(str(name).encode()).digest()[:8], "big"))
 
 
 def run_identity(run: Run, keep: NDArray[np.bool_] | None = None) -> Identity:
@@ -107,6 +112,16 @@ def refuse_mismatch(run: Run, clean: Identity) -> None:
     every world of the run; no trace, problem group or thoughts may be in both, for ranks among
     traces of one's own problems are not p-values.
     """
+    refuse_settings(run, clean)
+    ids, groups, worlds = (
+        run.traces[column].to_numpy(dtype=object) for column in ("trace_id", "group", "world")
+    )
+    refuse_traces(run.name, ids, groups, worlds, clean)
+    _refuse_shared(run.name, "u_sha256", _named(run.traces, "u_sha256"), clean)
+
+
+def refuse_settings(run: Run, clean: Identity) -> None:
+    """Raise UserError for a run that was made with other settings than the clean traces."""
     for name, mine in run.settings.items():
         theirs = clean.settings.get(name)
         if mine != theirs:
@@ -114,28 +129,33 @@ def refuse_mismatch(run: Run, clean: Identity) -> None:
                 f"--calibration {clean.name}: {name} is {theirs!r}, that of {run.name} is {mine!r};"
                 " calibrate on clean traces made with the same settings"
             )
-    missing = set(run.traces["world"]) - set(clean.worlds)
+
+
+def refuse_traces(
+    name: str,
+    ids: NDArray[np.object_],
+    groups: NDArray[np.object_],
+    worlds: NDArray[np.object_],
+    clean: Identity,
+) -> None:
+    """Raise UserError for traces of worlds that the clean ones lack, or that are among them."""
+    missing = set(worlds) - set(clean.worlds)
     if missing:
         raise UserError(
             f"--calibration {clean.name}: has no problem of world {', '.join(sorted(missing))},"
-            f" {run.name} has; calibrate on clean traces of the same kind of problems"
+            f" {name} has; calibrate on clean traces of the same kind of problems"
         )
-    for column in MEMBERS:
-        refuse_shared(f"--calibration {clean.name}", run, column, clean.members[column])
+    for column, names in (("trace_id", ids), ("group", groups)):
+        _refuse_shared(name, column, names, clean)
 
 
-def refuse_shared(who: str, run: Run, column: str, theirs: Digests) -> None:
-    """Raise UserError when the run has a trace, group or thoughts of which hashes are in theirs."""
-    names = sorted(set(_named(run.traces, column)))
-    hashes = np.array(
-        [int.from_bytes(hashlib.sha256(str(n).encode()).digest()[:8], "big") for n in names],
-        dtype=np.uint64,
-    )
-    shared = np.isin(hashes, theirs)
+def _refuse_shared(run: str, column: str, names: Iterable[str], clean: Identity) -> None:
+    distinct = sorted(set(names))
+    shared = np.isin([_digest(name) for name in distinct], clean.members[column])
     if shared.any():
         raise UserError(
-            f"{who}: shares {int(shared.sum())} of {column} with {run.name}"
-            f" ({names[int(np.argmax(shared))]}); calibrate on other problems"
+            f"--calibration {clean.name}: shares {int(shared.sum())} of {column} with {run}"
+            f" ({distinct[int(np.argmax(shared))]}); calibrate on other problems"
         )
 
 

@@ -90,7 +90,9 @@ def run(
     delta: Delta = 0.05,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the report; beside the run, audits/NAME, if not given."),
+        typer.Option(
+            "-o", "--out", help="Folder for the report; beside the run, audits/NAME, if not given."
+        ),
     ] = None,
     json: Json = False,
     fail_on_flag: Annotated[
@@ -110,6 +112,79 @@ def run(
     else:
         show_audit(result, folder)
     if fail_on_flag and result.flags:
+        raise typer.Exit(1)
+
+
+@app.command()
+def score(
+    run: Annotated[Path, typer.Argument(help="The run to score, of any size.")],
+    calibration: Against,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder for the tables; beside the run if not given."),
+    ] = None,
+    alpha: Alpha = None,
+    json: Json = False,
+) -> None:
+    """Write every statistic of every trace and thought as tables. Repeat it to resume.
+
+    Example: nfcot audit score runs/test --calibration runs/calibrations/clean
+    """
+    from analyses.audit_cli import rule_of, score_command
+    from nfcot_model.terminal import console, emit_json
+
+    done = score_command(run, calibration, rule_of(alpha, None, False, 0.05), out)
+    if json:
+        emit_json(done)
+    else:
+        console.print(
+            f"{done.trajectories} trajectories, {done.thoughts} thoughts, {done.invalid} invalid;"
+            f" {done.thoughts_per_second:.0f} thoughts/s"
+        )
+        console.print(f"scores: {done.out}", soft_wrap=True)
+
+
+@app.command()
+def watch(
+    run: Annotated[Path, typer.Argument(help="A run that nfcot trace is writing.")],
+    calibration: Against,
+    alpha: Alpha = None,
+    guaranteed: Guaranteed = False,
+    delta: Delta = 0.05,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder for the record; beside the run if not given."),
+    ] = None,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 2.0,
+    until_idle: Annotated[
+        float | None, typer.Option(help="Stop when nothing has come for so many seconds.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Take what is there and stop.")] = False,
+    json: Json = False,
+    fail_on_flag: Annotated[
+        bool, typer.Option("--fail-on-flag", help="Exit with 1 when anything is flagged.")
+    ] = False,
+) -> None:
+    """Follow a run while it grows: flags and drift as they come. Repeat it to resume.
+
+    Example: nfcot audit watch runs/live --calibration runs/calibrations/clean
+    """
+    from analyses.audit_cli import rule_of, watch_command
+    from analyses.report import NEGATIVE_STATEMENT
+    from nfcot_model.terminal import console, emit_json
+
+    rule = rule_of(alpha, None, guaranteed, delta)
+    seen, folder = watch_command(
+        run, calibration, rule, out, every=every, until_idle=until_idle, once=once
+    )
+    if json:
+        emit_json(seen.__dict__ | {"record": folder})
+    else:
+        rest = "" if seen.complete else f", {seen.missing} have not come"
+        console.print(f"{len(seen.flagged)} of {seen.n} trajectories flagged{rest}")
+        console.print(f"record: {folder}", soft_wrap=True)
+        console.print(NEGATIVE_STATEMENT, style="dim")
+    if fail_on_flag and seen.flagged:
         raise typer.Exit(1)
 
 

@@ -14,7 +14,15 @@ from analyses.calibrate import MIN_REFERENCE, Rule
 from analyses.cells import ALL, cell_levels, large_cells
 from nfcot_model.errors import UserError
 
-__all__ = ["Cell", "Ranks", "calibrate", "one_per_group", "rank_clean", "split_groups"]
+__all__ = [
+    "Cell",
+    "Ranks",
+    "calibrate",
+    "one_per_group",
+    "rank_clean",
+    "refuse_too_few",
+    "split_groups",
+]
 
 Floats = NDArray[np.float64]
 

@@ -4,13 +4,14 @@
 """
 
 from analyses.battery.battery import Battery, BatteryScores
-from analyses.battery.catalogue import COMBINED, STATISTICS
+from analyses.battery.catalogue import COMBINED, OPTIONAL_STATISTICS, STATISTICS
 from analyses.battery.fit import fit_battery
 from analyses.battery.noise import Noise
 from analyses.battery.source import Selection, run_noise
 
 __all__ = [
     "COMBINED",
+    "OPTIONAL_STATISTICS",
     "STATISTICS",
     "Battery",
     "BatteryScores",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["COMBINED", "STATISTICS", "Statistic"]
+__all__ = ["COMBINED", "OPTIONAL_STATISTICS", "STATISTICS", "Statistic"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,17 @@ STATISTICS = (
     Statistic("nll", "total likelihood low, one-sided", 1, "u", "p(u|q) at tau"),
     Statistic("typ_nll", "total likelihood unusual, two-sided", 1, "u", "p(u|q) at tau"),
 )
+
+_STATES = "none: a distance"
+
+OPTIONAL_STATISTICS = (
+    Statistic("replay_err", "record not as drawn", 1, "u, mu, sigma, eps", "none: a comparison"),
+    Statistic("maha", "mean hidden state far from clean ones", 1, "h", _STATES),
+    Statistic("rel_maha", "hidden states far from their position's", 1, "h", _STATES),
+    Statistic("knn", "mean hidden state far from its clean neighbours", 1, "h", _STATES),
+    Statistic("cycle_err", "thoughts change when decoded and encoded again", 1, "e", _STATES),
+)
+"""Those that need a record of the draw, hidden states, or the model."""
 
 COMBINED = ("typ_energy", "max_step", "max_roll4", "ad", "lag1", "drift", "cov_dev")
 """The default max-quantile: the seven of the published comparison."""

@@ -1,6 +1,7 @@
 """How far are hidden states from clean ones? Distances in the space of any vector per thought.
 
-`maha`: squared Mahalanobis distance of a trajectory's mean state, shrunk covariance. `rel_maha`:
+`maha`: squared Mahalanobis distance of a trajectory's mean state (the covariance is
+shrunk where traces are few). `rel_maha`:
 mean over thoughts of the distance to the mean state at that position, less the distance to the mean
 of all positions (Ren et al. 2021, classes = positions). `knn`: distance of the mean state, scaled
 to unit length, to its tenth nearest clean one. These distances do not condition on the prompt, so
@@ -14,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.covariance import LedoitWolf
+from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 from sklearn.neighbors import NearestNeighbors
 
 from analyses.battery.noise import Noise
@@ -26,6 +27,7 @@ Floats = NDArray[np.float64]
 HIDDEN_STATISTICS = ("maha", "rel_maha", "knn")
 NEIGHBOURS = 10
 MIN_AT_POSITION = 20
+SAMPLES_PER_WIDTH = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +87,20 @@ def fit_hidden(noise: Noise) -> HiddenReference:
     return HiddenReference(
         pooled=pooled,
         positions=means,
-        precision=LedoitWolf().fit(pooled).precision_,
-        within=LedoitWolf(assume_centered=True).fit(states - means[noise.k]).precision_,
-        total=LedoitWolf().fit(states).precision_,
+        precision=_precision(pooled),
+        within=_precision(states - means[noise.k]),
+        total=_precision(states),
     )
+
+
+def _precision(rows: Floats) -> Floats:
+    """Of the covariance; shrunk (Ledoit-Wolf) where there are fewer than ten rows per width.
+
+    Shrinkage is towards a sphere: with many rows it would only blunt the narrow directions.
+    """
+    few = len(rows) < SAMPLES_PER_WIDTH * rows.shape[1]
+    model = LedoitWolf() if few else EmpiricalCovariance()
+    return np.asarray(model.fit(rows).precision_, dtype=np.float64)
 
 
 def _pooled(noise: Noise, states: Floats) -> Floats:

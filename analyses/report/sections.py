@@ -98,9 +98,9 @@ def _scored(summary: dict[str, Any]) -> list[Block]:
         f"Tensor `{scored['tensor']}`; density {scored['density']}; tau {scored['tau']:g}. The"
         " noise is `(u - mu) / sigma`, recomputed from the stored thoughts and divided by tau."
         " Statistics are two-sided where they can be, standardised by task and position on"
-        f" reference traces; the score is `{summary['statistic']}`: the largest quantile, on the reference set, of"
-        " those marked. A statistic that a trajectory is too short for is undefined: it is neutral,"
-        " counted here, and never the largest."
+        f" reference traces; the score is `{summary['statistic']}`: the largest quantile, on the"
+        " reference set, of those marked. A statistic that a trajectory is too short for is"
+        " undefined: it is neutral, counted here, and never the largest."
     )
     rows = [
         [

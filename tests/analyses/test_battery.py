@@ -12,9 +12,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analyses.battery import Battery, Noise, fit_battery
+from analyses.battery.cycle import cycle_error, with_cycle_error
 from analyses.battery.sequence import anderson_darling, cov_dev, drift, lag1, ljung_box, psd_cv
+from nfcot_model.checkpoints import demo_path
 from nfcot_model.errors import UserError
+from nfcot_model.reasoners import load_reasoner
+from nfcot_model.traces import collect, read_run
+from nfcot_model.worlds import make_world
 from tests.synthetic_run import synthetic_run
+from tests.tiny import brief_reasoner
 
 D = 16
 
@@ -243,3 +249,26 @@ def test_mixed_tau_in_one_run_is_refused(tmp_path: Path) -> None:
     run.traces.loc[66, "tau"] = 0.9
     with pytest.raises(UserError, match=r"mixed tau, trace .* says 0.9 and the manifest 0.7"):
         fit_battery(run)
+
+
+def test_cycle_error_is_small_for_texts_and_large_for_what_is_none(tmp_path: Path) -> None:
+    model = load_reasoner(demo_path())
+    problems = make_world("digits", "test", 3, 12)
+    collect(model, problems, tmp_path / "run", tau=0.5, seed=1)
+    run = read_run(tmp_path / "run")
+    noise_of = with_cycle_error(run, model)
+    own = noise_of.extra["cycle_err"]
+    assert np.isfinite(own).all()
+    K = noise_of.K
+    u = run.tensor("u")
+    strange = cycle_error(u + np.float32(2.0), K, model)
+    assert strange.shape == (K.sum(),)
+    assert np.nanmedian(strange) > 2 * np.median(cycle_error(u, K, model))
+    written, mask = model.latents([list(p.steps) for p in problems])
+    texts = model.from_latents(written, mask)
+    exact = cycle_error(texts.u[mask].numpy(), mask.sum(-1).numpy(), model)
+    assert np.median(exact) < 0.05
+    fitted = fit_battery(noise_of, combine=("typ_energy", "cycle_err"))
+    assert fitted.score(noise_of).trajectories["cycle_err"].tolist() == own.tolist()
+    with pytest.raises(UserError, match="give the model that made the run"):
+        with_cycle_error(run, brief_reasoner())

@@ -52,6 +52,8 @@ def headline(audit: Audit) -> None:
     cells[1].metric("Flagged", f"{flagged:,}")
     if alpha is not None:
         cells[2].metric("alpha", f"{alpha:g}", help="False alarms per clean trajectory.")
+    elif summary.get("fdr") is not None:
+        cells[2].metric("fdr", f"{summary['fdr']:g}", help="False alarms among the flagged.")
     cells[3].metric("Calibration n", f"{calibration.get('n', 0):,}")
     cells[4].metric("Invalid", len(summary.get("invalid") or []))
     parts = [
@@ -96,8 +98,8 @@ def extras(audit: Audit) -> None:
     if rescored:
         st.warning(
             f"{len(rescored)} of {n:,} trajectories have another replay error or energy on record "
-            "than their tensors give: tensors or tables were changed after scoring, and the "
-            f"p-values of these do not hold: {named(rescored)}.",
+            "than their tensors give: tensors or tables were changed after scoring. The p-values "
+            f"are those of the tensors as they are now: {named(rescored)}.",
             icon=":material/report:",
         )
     planted = audit.summary.get("planted") or []
