@@ -13,7 +13,7 @@ from nfcot_model.errors import UserError
 from nfcot_model.files import content_hash, read_json_object, replacing, write_json
 from nfcot_model.terminal import jsonable
 
-__all__ = ["claim", "keep_block", "kept_block"]
+__all__ = ["claim", "keep_block", "kept_block", "write_result"]
 
 ROWS = "rows"
 
@@ -53,3 +53,13 @@ def kept_block(out: Path, block: str) -> dict[str, pd.DataFrame] | None:
     except (UserError, OSError, ValueError, pa.ArrowException):
         return None
     return tables if {n: len(frame) for n, frame in tables.items()} == counts else None
+
+
+def write_result(
+    out: Path, file: str, summary: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]
+) -> None:
+    """Put whole tables and, last, the summary into the folder that was claimed."""
+    for name, frame in tables.items():
+        with replacing(out / f"{name}.parquet") as temporary:
+            frame.to_parquet(temporary, index=False, compression="zstd")
+    write_json(out / file, jsonable(dict(summary)))

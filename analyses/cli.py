@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from analyses.plants.cli import validate
+from analyses.scoring_cli import add_commands
 
 app = typer.Typer(
     help="Flag trajectories with calibrated p-values.", no_args_is_help=True, add_completion=False
@@ -216,3 +217,6 @@ def report(
     else:
         for path in written:
             console.print(str(path), soft_wrap=True, markup=False)
+
+
+add_commands(app)

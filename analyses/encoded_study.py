@@ -25,7 +25,7 @@ from probes.intervals import cluster_means
 __all__ = ["NOT_SHOWN", "TextPlan", "TextResult", "encoded_study"]
 
 BLOCK = 16
-FILE = "texts.json"
+FILE = "study.json"
 ALPHA = 0.05
 
 NOT_SHOWN = (

@@ -123,7 +123,7 @@ class LiveMonitor:
         if self.calibration is not None:
             z = self.calibration.z(stabilised(energy, logvol, self.calibration.D), new.k)
             score = self.calibration.score(z).where(finite, torch.inf)
-            over = new.alive & (score > self.calibration.threshold)
+            over = new.alive & (score > 1)
             step |= {"z_energy": z[:, 0], "z_logvol": z[:, 1], "score": score, "over": over}
             before = torch.zeros_like(over) if self.stopped is None else self.stopped
             self.stopped = before | over if self.stop else before

@@ -1,4 +1,4 @@
-"""Above which score may thinking be stopped? A threshold from clean runs, max over thoughts.
+"""Above which score may thinking be stopped? Thresholds from clean runs, max over thoughts.
 
 Two scores per thought, both two-sided: the noise energy (on-policy it is the energy of the drawn
 noise and tells of a wrong temperature or noise source, never of intent) and the log-volume (how
@@ -31,35 +31,33 @@ LEAST_AT_K = 20
 
 @dataclass(frozen=True)
 class LiveCalibration:
-    """When is thinking stopped? As soon as a thought's score exceeds `threshold`.
+    """When is thinking stopped? As soon as |z| of a statistic exceeds its threshold.
 
-    A score is the larger of |z| / `scale` over `STATISTICS`: `mean`, `sd` [positions + 1, 2] are
-    those of clean thoughts at each index (the last row for any index beyond), `scale` [2] the |z|
-    that a share 1 - alpha of clean trajectories stays below, so that a statistic with heavy tails
-    does not hide the other. Of clean trajectories exchangeable
-    with the `n` behind the threshold (one per problem group) at most a share `alpha` is ever
-    stopped, anywhere: the threshold is for the largest score of a trajectory. Given this one set
-    the long-run share lies within `band` (90 %, exact). `settings` are those of the clean run.
+    `mean`, `sd` [positions + 1, 2] are those of clean thoughts at each index, of `STATISTICS`, the
+    last row for any index beyond. `thresholds` [2] are for the largest |z| of a trajectory, each
+    at alpha / 2, so that heavy tails of one do not hide the other. Of clean trajectories
+    exchangeable with the `n` behind them (one per problem group) at most a share `alpha` is ever
+    stopped, anywhere; given this one set the long-run share of either statistic lies within `band`
+    (90 %, exact). `settings` are those of the clean run.
     """
 
     settings: Mapping[str, Any]
     run_hash: str
     D: int
     alpha: float
-    threshold: float
+    thresholds: NDArray[np.float64]
     n: int
     n_reference: int
     band: tuple[float, float]
     mean: NDArray[np.float64]
     sd: NDArray[np.float64]
-    scale: NDArray[np.float64]
 
     def to_dict(self) -> dict[str, Any]:
         """What can be said of it in JSON, without the tables."""
-        names = ("run_hash", "alpha", "threshold", "n", "n_reference", "band")
+        names = ("run_hash", "alpha", "n", "n_reference", "band")
         return {
-            "statistic": f"max over thoughts and {', '.join(STATISTICS)} of |z| / scale",
-            "scale": dict(zip(STATISTICS, self.scale.tolist(), strict=True)),
+            "statistic": "max over thoughts of |z| / threshold, stops above 1",
+            "thresholds": dict(zip(STATISTICS, self.thresholds.tolist(), strict=True)),
             "unit": "trajectory, one per problem group",
             "settings": dict(self.settings),
             **{name: getattr(self, name) for name in names},
@@ -90,8 +88,8 @@ class LiveCalibration:
         return (values - mean[at]) / sd[at]
 
     def score(self, z: Tensor) -> Tensor:
-        """How far out are thoughts with these z [B, 2]? [B]"""
-        return (z.abs() / torch.from_numpy(self.scale).to(z)).amax(-1)
+        """How far out are thoughts with these z [B, 2]? [B], beyond a threshold above 1."""
+        return (z.abs() / torch.from_numpy(self.thresholds).to(z)).amax(-1)
 
 
 def stabilised(energy: Tensor, logvol: Tensor, D: int) -> Tensor:
@@ -106,10 +104,10 @@ def stabilised(energy: Tensor, logvol: Tensor, D: int) -> Tensor:
 
 
 def calibrate_live(clean: Run, alpha: float) -> LiveCalibration:
-    """Which threshold stops at most a share `alpha` of clean trajectories?
+    """Which thresholds stop at most a share `alpha` of clean trajectories?
 
     Half of the problem groups (by hash) gives the means per index, one trajectory of each other
-    group the threshold. Raises UserError at tau = 0, for planted anomalies or values that are not
+    group the thresholds. Raises UserError at tau = 0, for planted anomalies or values that are not
     numbers in the clean run, and for too few groups.
     """
     check_alpha(alpha)
@@ -130,7 +128,8 @@ def calibrate_live(clean: Run, alpha: float) -> LiveCalibration:
     K = clean.traces["K"].to_numpy(dtype=np.int64)
     owner = np.repeat(np.arange(len(K)), K)
     reference, chosen = _halves(clean)
-    needed = traces_needed(alpha)
+    each = alpha / len(STATISTICS)
+    needed = traces_needed(each)
     if chosen.sum() < needed or reference.sum() < LEAST_AT_K:
         raise UserError(
             f"{clean.name}: {int(chosen.sum())} calibration traces (one per group of one half) are"
@@ -142,21 +141,19 @@ def calibrate_live(clean: Run, alpha: float) -> LiveCalibration:
     at = np.minimum(k, len(mean) - 1)
     largest = np.zeros((len(K), 2))
     np.maximum.at(largest, owner, np.abs((values - mean[at]) / sd[at]))
-    scale = np.quantile(largest[reference], 1 - alpha, axis=0)
-    ordered = np.sort((largest[chosen] / scale).max(1))
+    ordered = np.sort(largest[chosen], axis=0)
     n = len(ordered)
     return LiveCalibration(
         settings=clean.settings,
         run_hash=clean.hash,
         D=clean.D,
         alpha=alpha,
-        threshold=float(ordered[n - allowed_rank(n, alpha)]),
+        thresholds=np.maximum(ordered[n - allowed_rank(n, each)], 1e-6),
         n=n,
         n_reference=int(reference.sum()),
-        band=fpr_band(n, alpha),
+        band=fpr_band(n, each),
         mean=mean,
         sd=sd,
-        scale=scale,
     )
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from analyses.blocks import claim, keep_block, kept_block
 from analyses.density import Densities, densities, latents_of
 from analyses.scored import MODEL_DENSITY, Scored, refuse_without_likelihood
 from analyses.stored import refuse_empty, stored_thoughts
@@ -26,6 +28,7 @@ from probes.intervals import cluster_means
 __all__ = ["NOT_SHOWN", "ReferenceResult", "codec_hash", "refuse_other_codec", "score_under"]
 
 BLOCK = 64
+FILE = "study.json"
 
 NOT_SHOWN = (
     "A log-ratio says where two models disagree about thoughts, not which of them is right, nor"
@@ -89,13 +92,15 @@ def score_under(
     own: NFCoTReasoner,
     other: NFCoTReasoner,
     *,
+    out: Path | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> ReferenceResult:
     """How likely are the thoughts of a run under another model, beside its own?
 
     Compared as latents `e`, which the codec gives both models; each reads them through its own
-    flow (`u` itself where the flows are equal). Thoughts are scored again under both. `progress`
-    hears of finished traces. Raises UserError for an empty run, another checkpoint than the run's
+    flow (`u` itself where the flows are equal). Thoughts are scored again under both. With `out`
+    finished blocks stay on disk, and work goes on where it was stopped; `progress` hears of
+    finished traces. Raises UserError for an empty run, another checkpoint than the run's
     as `own`, another codec, and thoughts that the other model has no place for.
     """
     refuse_empty(run)
@@ -111,15 +116,28 @@ def score_under(
         )
     tau = float(run.manifest["decode"]["tau"])
     same_flow = _same_flow(own, other)
+    if out is not None:
+        asked = {
+            "run": run.hash,
+            "reference": other.checkpoint_hash,
+            "dtype": other.config["dtype"],
+        }
+        claim(out, FILE, asked, "scoring under a reference")
     frames = []
     for start in range(0, len(run.traces), BLOCK):
         rows = np.arange(start, min(start + BLOCK, len(run.traces)))
-        thoughts = stored_thoughts(run, rows)
-        prompts = run.traces["prompt"].iloc[rows].tolist()
-        e = latents_of(own, thoughts)
-        theirs = thoughts if same_flow else _as_thoughts(other, e, thoughts)
-        found = [densities(m, prompts, t, e, tau) for m, t in ((own, thoughts), (other, theirs))]
-        frames.append(_rows(run, rows, *found))
+        done = kept_block(out, f"{start // BLOCK:05d}") if out is not None else None
+        if done is None:
+            thoughts = stored_thoughts(run, rows)
+            prompts = run.traces["prompt"].iloc[rows].tolist()
+            e = latents_of(own, thoughts)
+            theirs = thoughts if same_flow else _as_thoughts(other, e, thoughts)
+            pair = ((own, thoughts), (other, theirs))
+            found = [densities(model, prompts, t, e, tau) for model, t in pair]
+            done = {"thoughts": _rows(run, rows, *found)}
+            if out is not None:
+                keep_block(out, f"{start // BLOCK:05d}", done)
+        frames.append(done["thoughts"])
         if progress is not None:
             progress(len(rows))
     thoughts_frame = pd.concat(frames, ignore_index=True)

@@ -12,7 +12,7 @@ KINDS = ("words", "clauses", "sentences", "operations")
 _ENDS = {"clauses": ".;:!?", "sentences": ".!?"}
 _EDGES = ".,;:!?()[]{}\"'"
 _CLOSING = ".,;:!?)]}"
-_NUMBERED = re.compile(r"#\d+ ([^;.]+)")
+_NUMBERED = re.compile(r"#\d+ ([^\s;.](?:[^;.]*[^\s;.])?)")
 
 Ranges = tuple[tuple[int, int], ...]
 

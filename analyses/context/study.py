@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from analyses.blocks import claim, keep_block, kept_block
 from analyses.context.asked import AskedSpan, spans_of
@@ -110,13 +109,10 @@ def context_study(
     refuse_empty(run)
     if reasoner.checkpoint_hash != run.manifest["checkpoint_hash"]:
         raise UserError(f"{run.path}: was traced with another checkpoint; give that one")
-    chosen = _chosen(run, plan, trace_id)
-    spans, left_out = spans_of(run.traces.iloc[chosen], plan.spans)
+    work, counts = _work(run, plan, trace_id)
     asked = {"run": run.hash, "trace_id": trace_id, "plan": plan.to_dict()}
     if out is not None:
         claim(out, FILE, asked, "study of Λ")
-    pairs = zip(chosen, spans, strict=True)
-    work = [(int(row), mine) for row, mine in pairs if mine and run.traces["K"].iat[row]]
     pool = _pool(run, reasoner, plan, work, out)
     frames: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
     for start in range(0, len(work), BLOCK):
@@ -131,19 +127,15 @@ def context_study(
             frames[table].append(done[table])
         if progress is not None:
             progress(len(block))
-    tables = {n: pd.concat(parts, ignore_index=True) for n, parts in frames.items() if parts}
-    if len(tables) < len(TABLES):
-        raise UserError(f"{run.path}: no trace asked about has both a span and a thought")
+    tables = {n: pd.concat(parts, ignore_index=True) for n, parts in frames.items()}
     summary = {
         "run": {"name": run.name, "hash": run.hash},
         "scored": _scored(run, reasoner).to_dict(),
         "asked": asked,
         "population": {
-            "traces": len(chosen),
-            "traces_without_span_or_thought": len(chosen) - len(work),
+            **counts,
             "groups": int(tables["spans"]["group"].nunique()),
             "spans": len(tables["spans"]),
-            "spans_that_are_the_prompt": left_out,
             "spans_without_placebo_here": int((tables["spans"]["n_same"] == 0).sum()),
             "placebos_here": len(tables["placebos"]),
             "placebos_elsewhere": len(pool),
@@ -156,19 +148,30 @@ def context_study(
     return ContextResult(summary, tables["spans"], tables["thoughts"], tables["placebos"])
 
 
-def _chosen(run: Run, plan: Plan, trace_id: str | None) -> NDArray[np.int64]:
+def _work(
+    run: Run, plan: Plan, trace_id: str | None
+) -> tuple[list[tuple[int, list[Span]]], dict[str, int]]:
+    """The traces to look at (rows) with their spans, and who was left out."""
     if trace_id is None:
-        order = np.random.default_rng(plan.seed).permutation(len(run.traces))
-        if isinstance(plan.spans, str):
-            return np.sort(order[: plan.n])
-        # Spans of the user's: the traces they are in come first, or few would be met.
-        found, _ = spans_of(run.traces.iloc[order], plan.spans)
-        having = np.array([bool(spans) for spans in found])
-        return np.sort(order[having][: plan.n])
-    chosen = np.flatnonzero((run.traces["trace_id"] == trace_id).to_numpy())
-    if not chosen.size:
-        raise UserError(f"{run.path}: holds no trace '{trace_id}'")
-    return chosen
+        rows = np.random.default_rng(plan.seed).permutation(len(run.traces))
+        # Spans of the user's: all traces are searched, for few may hold them.
+        rows = np.sort(rows[: plan.n]) if isinstance(plan.spans, str) else rows
+    else:
+        rows = np.flatnonzero((run.traces["trace_id"] == trace_id).to_numpy())
+        if not rows.size:
+            raise UserError(f"{run.path}: holds no trace '{trace_id}'")
+    found, left_out = spans_of(run.traces.iloc[rows], plan.spans)
+    pairs = zip(rows.tolist(), found, strict=True)
+    having = [(row, spans) for row, spans in pairs if spans and run.traces["K"].iat[row]]
+    if not having:
+        raise UserError(f"{run.path}: no trace asked about has both a span and a thought")
+    work = sorted(having[: plan.n], key=lambda pair: pair[0])
+    return work, {
+        "traces": len(work),
+        "traces_without_span_or_thought": len(rows) - len(having),
+        "traces_beyond_n": len(having) - len(work),
+        "spans_that_are_the_prompt": left_out,
+    }
 
 
 def _scored(run: Run, reasoner: NFCoTReasoner) -> Scored:

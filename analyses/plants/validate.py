@@ -93,13 +93,15 @@ def clean_sets(settings: Validation) -> dict[str, list[Problem]]:
     return out
 
 
-def _one_a_group(settings: Validation, split: str, n: int) -> list[Problem]:
+def _one_a_group(
+    settings: Validation, split: str, n: int, steps: int | None = None
+) -> list[Problem]:
     """`n` problems of different groups, the worlds in turns, lengths as a world draws them."""
     share = -(-n // len(settings.worlds))
     columns = []
     for world in settings.worlds:
         # Short pipelines are few; drawing more makes up for the groups that come twice.
-        drawn = make_world(world, split, settings.seed, 2 * share)
+        drawn = make_world(world, split, settings.seed, 2 * share, steps)
         groups: dict[str, Problem] = {}
         for problem in drawn:
             groups.setdefault(problem.group, problem)

@@ -25,7 +25,7 @@ from analyses.plants.onpolicy import ON_POLICY
 from analyses.plants.recorded import record, seeds_of
 from analyses.plants.registry import PLANTS
 from analyses.plants.report import NEGATIVE, validation_page
-from analyses.plants.validate import Validation, clean_sets, validate
+from analyses.plants.validate import Validation, _one_a_group, clean_sets, validate
 from nfcot_model import cli
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner
@@ -70,8 +70,8 @@ def test_clean_sets_share_no_group() -> None:
     assert len(groups) == len(set(groups)) == 500
     assert {p.split for p in sets["test"]} == {"test"}
     assert {p.world for p in sets["fit"]} == {"digits", "shuffle"}
-    with pytest.raises(UserError, match="groups for 400000 trajectories"):
-        clean_sets(Validation(worlds=("digits",), calibration=397_500))
+    with pytest.raises(UserError, match="different problems; ask for fewer|groups for"):
+        _one_a_group(SETTINGS, "test", 600, steps=2)
 
 
 def test_every_cell_of_the_table_is_there(result: dict[str, Any]) -> None:
