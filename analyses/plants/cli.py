@@ -24,7 +24,7 @@ def validate(
     n: Annotated[int, typer.Option("-n", help="Clean test trajectories to plant in.")] = 1000,
     organism: Annotated[
         int, typer.Option(help="Trajectories of each condition in organisms.")
-    ] = 1500,
+    ] = 600,
     worlds: Annotated[
         str | None, typer.Option(metavar="A,B", help="Worlds of the problems; default: all.")
     ] = None,

@@ -100,11 +100,13 @@ def _by_length(found: pd.DataFrame, combined: NDArray[np.bool_]) -> list[dict[st
 
 def _named(
     planting: Planting, found: pd.DataFrame, flagged: NDArray[np.bool_]
-) -> dict[str, float | int] | None:
-    """How often is the loudest thought a planted one? None where all or none are planted.
+) -> dict[str, float | int | None] | None:
+    """Which thought is pointed at? None where all thoughts or none are planted.
 
-    `right`: among all that are partly planted; `next`: it, or the one right after it;
-    `among_flagged`: right among the flagged; `chance`: by pointing at random.
+    `right`: the loudest thought is a planted one, among all that are partly planted; `next`: or the
+    one right after it, which reads it; `among_flagged`: right among the flagged; `first`: the first
+    strange thought (`Yardstick.score`) is a planted one, among those that have one; `chance`: by
+    pointing at random.
     """
     width = planting.affected.shape[1]
     K = found["K"].to_numpy()
@@ -112,16 +114,20 @@ def _named(
     some = (planted > 0) & (planted < K)
     if not some.any():
         return None
+    rows = np.arange(len(K))
     peak = found["peak_k"].to_numpy().clip(0, width - 1)
-    rows = np.arange(len(peak))
     right = planting.affected[rows, peak]
     after = right | planting.affected[rows, (peak - 1).clip(0)]
+    first = found["first_k"].to_numpy()
+    strange = some & (first >= 0)
+    at_first = planting.affected[rows, first.clip(0, width - 1)]
     both = some & flagged
     return {
         "n": int(some.sum()),
         "right": float(right[some].mean()),
         "next": float(after[some].mean()),
-        "among_flagged": float(right[both].mean()) if both.any() else float("nan"),
+        "among_flagged": float(right[both].mean()) if both.any() else None,
+        "first": float(at_first[strange].mean()) if strange.any() else None,
         "chance": float((planted[some] / K[some]).mean()),
     }
 

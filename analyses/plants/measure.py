@@ -43,11 +43,21 @@ class Yardstick:
         """From three clean sets that share no group."""
         battery = fit_battery(reference, fit=fit)
         names = (COMBINED, *battery.names)
-        return cls(battery, _scored(battery, calibration), names)
+        return cls(battery, _scored(battery, calibration)[0], names)
 
-    def score(self, noise: Noise) -> pd.DataFrame:
-        """Every statistic of every trajectory; `combined` is the default combination."""
-        return _scored(self.battery, noise)
+    def score(self, noise: Noise, alpha: float = ALPHA) -> pd.DataFrame:
+        """Every statistic of every trajectory; `combined` is the default combination.
+
+        `first_k`: the first thought that is louder or quieter than the strangest thought of all
+        but a share `alpha` of clean trajectories (maxT); -1 where none is.
+        """
+        frame, thoughts = _scored(self.battery, noise)
+        z = np.abs(thoughts["z"].to_numpy(dtype=np.float64))
+        strange = conformal_p(z, self.clean["peak"].to_numpy(dtype=np.float64)) <= alpha
+        first = np.full(noise.n, -1, dtype=np.int64)
+        hits = np.flatnonzero(strange)[::-1]
+        first[noise.owner[hits]] = noise.k[hits]
+        return frame.assign(first_k=first)
 
     def flags(self, frame: pd.DataFrame, alpha: float = ALPHA) -> NDArray[np.bool_]:
         """Which trajectories does each statistic flag? [n, statistics]
@@ -68,9 +78,10 @@ class Yardstick:
         return out
 
 
-def _scored(battery: Battery, noise: Noise) -> pd.DataFrame:
-    frame = battery.score(noise).trajectories
-    return frame.assign(**{COMBINED: frame["score"]})
+def _scored(battery: Battery, noise: Noise) -> tuple[pd.DataFrame, pd.DataFrame]:
+    scores = battery.score(noise)
+    frame = scores.trajectories
+    return frame.assign(**{COMBINED: frame["score"]}), scores.thoughts
 
 
 def _levels(frame: pd.DataFrame) -> list[NDArray[np.object_]]:

@@ -30,7 +30,7 @@ LEAST_EFFECT = 0.05
 class Sizes:
     """How many trajectories? `test` in each condition; calibration twice as many."""
 
-    test: int = 1500
+    test: int = 600
 
     @property
     def parts(self) -> dict[str, int]:

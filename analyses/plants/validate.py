@@ -46,7 +46,7 @@ class Validation:
     reference: int = 2000
     calibration: int = 5000
     test: int = 1000
-    organism: int = 1500
+    organism: int = 600
     draws: int = 300
     seed: int = 0
     worlds: tuple[str, ...] = tuple(WORLDS)
