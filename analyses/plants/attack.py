@@ -93,13 +93,13 @@ def _moved(
     reasoner: NFCoTReasoner, part: Recorded, answers: list[str], budget: float, how: Attack
 ) -> Tensor:
     """The best thoughts [B, Kmax, D] that Adam finds, starting from the model's own."""
-    model, mask = reasoner.model, part.thoughts.mask
+    model, device = reasoner.model, reasoner.model.device
     layout = reasoner.layout(part.prompts, part.K.tolist(), side="right", answers=answers)
-    said = layout.targets != IGNORE
-    start, scale = part.thoughts.u, part.scores.log_sigma.exp()
+    said, mask = layout.targets != IGNORE, part.thoughts.mask.to(device)
+    start, scale = part.thoughts.u.to(device), part.scores.log_sigma.exp().to(device)
     push = torch.zeros_like(start, requires_grad=True)
     optimizer = torch.optim.Adam([push], lr=how.rate)
-    best, least = start.clone(), torch.full((len(part),), math.inf)
+    best, least = start.clone(), torch.full((len(part),), math.inf, device=device)
     for step in range(how.steps + 1):
         u = start + scale * push * mask[..., None]
         states = model.stream(layout, u).last_hidden_state
@@ -108,11 +108,11 @@ def _moved(
         each = functional.cross_entropy(
             model.lm_logits(states[said]), layout.targets[said], reduction="none"
         )
-        surprise = torch.zeros(len(part)).index_add(0, said.nonzero()[:, 0], each)
+        surprise = each.new_zeros(len(part)).index_add(0, said.nonzero()[:, 0], each)
         loss = functional.relu(how.doubt - surprise) + how.price * excess(x, mask, budget)
         better = loss.detach() < least
         best[better], least[better] = u.detach()[better], loss.detach()[better]
         if step < how.steps:
             (push.grad,) = torch.autograd.grad(loss.sum(), [push])
             optimizer.step()
-    return best
+    return best.cpu()
