@@ -26,6 +26,7 @@ from nfcot_model.errors import UserError
 from nfcot_model.files import read_json_object, replacing, write_json
 from nfcot_model.traces import Run
 from nfcot_model.traces.reader import committed_shards, read_manifest
+from nfcot_model.traces.writer import writing
 
 __all__ = ["ScoreSummary", "score_run", "scored_shard", "stored_run"]
 
@@ -53,14 +54,15 @@ class ScoreSummary:
     thoughts_per_second: float
 
 
-def stored_run(path: Path, clean: Identity) -> Run:
+def stored_run(path: Path, clean: Identity, growing: bool = False) -> Run:
     """A run on disk without its tables, once its settings are those of the clean traces.
 
-    Raises UserError for a mismatch, tau = 0 or a run without traces.
+    growing: it need not hold a trace yet. Raises UserError for a mismatch, tau = 0 or a run without
+    traces.
     """
     run = Run(path.resolve(), read_manifest(path), pd.DataFrame(), pd.DataFrame())
     positive_tau(run.manifest, run.name)
-    if not committed_shards(path):
+    if not growing and not committed_shards(path):
         raise UserError(f"{run.name}: holds no traces; trace some problems into it")
     refuse_settings(run, clean)
     return run
@@ -100,25 +102,15 @@ def score_run(
         for chosen in (shards[i : i + PART_SHARDS] for i in range(0, len(shards), PART_SHARDS))
     }
     _open(out, {"run": stored.name, "run_hash": stored.hash, "calibration_hash": clean.hash})
-    kept = {path.stem for path in (out / "trajectories").glob("[!.]*.parquet")}
-    _remove_stale(out, set(parts))
     written = 0
-    for name, chosen in parts.items():
-        if name not in kept:
-            scores = _scored(list(_shards(run, chosen, clean)), stored.name, clean)
-            decision = decide(scores, clean.ranks, rule)
-            frames = {
-                "thoughts": scores.thoughts.assign(adjusted_p=decision.thought_p),
-                "trajectories": scores.trajectories.assign(
-                    cell=decision.cell, p_value=decision.p_value
-                ),
-            }
-            for folder in FOLDERS:
-                with replacing(out / folder / f"{name}.parquet") as temporary:
-                    frames[folder].to_parquet(temporary, index=False, compression="zstd")
-            written += len(scores.thoughts)
-        if progress is not None:
-            progress(len(chosen))
+    with writing(out):
+        kept = {path.stem for path in (out / "trajectories").glob("[!.]*.parquet")}
+        _remove_stale(out, set(parts))
+        for name, chosen in parts.items():
+            if name not in kept:
+                written += _write_part(out, name, _shards(run, chosen, clean), stored, clean, rule)
+            if progress is not None:
+                progress(len(chosen))
     seconds = perf_counter() - started
     counted = _count(out, list(parts))
     return ScoreSummary(
@@ -131,6 +123,22 @@ def score_run(
         thoughts_per_second=written / seconds,
         **counted,
     )
+
+
+def _write_part(
+    out: Path, name: str, noise: Iterator[Noise], run: Run, clean: CleanSet, rule: Rule
+) -> int:
+    """Score some shards and commit them; how many thoughts?"""
+    scores = _scored(list(noise), run.name, clean)
+    decision = decide(scores, clean.ranks, rule)
+    frames = {
+        "thoughts": scores.thoughts.assign(adjusted_p=decision.thought_p),
+        "trajectories": scores.trajectories.assign(cell=decision.cell, p_value=decision.p_value),
+    }
+    for folder in FOLDERS:
+        with replacing(out / folder / f"{name}.parquet") as temporary:
+            frames[folder].to_parquet(temporary, index=False, compression="zstd")
+    return len(scores.thoughts)
 
 
 def _shards(run: Path, shards: list[str], clean: CleanSet) -> Iterator[Noise]:
@@ -157,13 +165,11 @@ def _open(out: Path, identity: dict[str, str]) -> None:
 
 
 def _remove_stale(out: Path, parts: set[str]) -> None:
-    """Parts of a run that has grown since, and what killed writers left behind."""
+    """Remove the parts of a run that has grown since."""
     for folder in FOLDERS:
         for path in (out / folder).iterdir():
-            if path.suffix == ".tmp" or path.stem not in parts:
+            if path.stem not in parts:
                 path.unlink()
-    for path in out.glob(".*.tmp"):
-        path.unlink()
 
 
 def _count(out: Path, parts: list[str]) -> dict[str, Any]:

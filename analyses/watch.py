@@ -26,6 +26,7 @@ from nfcot_model.files import read_json_object, write_json
 from nfcot_model.terminal import jsonable
 from nfcot_model.traces.columns import read_columns
 from nfcot_model.traces.reader import committed_shards, read_manifest
+from nfcot_model.traces.writer import writing
 
 __all__ = ["Watch", "WatchSummary", "follow"]
 
@@ -55,7 +56,7 @@ class Watch:
         if rule.fdr is not None:
             raise UserError("--fdr: needs the whole batch; watch with --alpha")
         self.run, self.clean, self.rule, self.out = run, clean, rule, out
-        self.stored = stored_run(run, clean.identity)
+        self.stored = stored_run(run, clean.identity, growing=True)
         self._open()
         self.drift = Drift.start({name: cell.scores for name, cell in clean.ranks.cells.items()})
         self.events = list(self._recorded())
@@ -73,6 +74,11 @@ class Watch:
                 write_json(self.out / "events" / f"{len(self.events):06d}.json", event)
                 self.events.append(event)
                 yield event
+
+    def refuse_stale(self) -> None:
+        """Raise UserError when another watch has written to the record since it was read."""
+        if len(list((self.out / "events").glob("[!.]*.json"))) != len(self.events):
+            raise UserError(f"-o {self.out}: another watch has written here; repeat the command")
 
     def summary(self) -> WatchSummary:
         """What the record says."""
@@ -115,8 +121,6 @@ class Watch:
         elif out.is_dir() and any(path.suffix != ".tmp" for path in out.iterdir()):
             raise UserError(f"-o {out}: is not empty and no watch's; give another folder")
         out.mkdir(parents=True, exist_ok=True)
-        for temporary in [*out.glob(".*.tmp"), *out.glob("events/.*.tmp")]:
-            temporary.unlink()
         if not file.is_file():
             write_json(file, identity)
         (out / "events").mkdir(exist_ok=True)
@@ -182,15 +186,18 @@ def follow(
     """Take shards as they come until the run is complete; what was seen.
 
     every: seconds between looks. until_idle: stop when nothing has come for so long. once: take
-    what is there. tell: called with each new event.
+    what is there. tell: called with each new event. Raises UserError while another process writes
+    to the same record.
     """
     last = time.monotonic()
-    while True:
-        for event in watch.take():
-            tell(event)
-            last = time.monotonic()
-        summary = watch.summary()
-        idle = until_idle is not None and time.monotonic() - last >= until_idle
-        if once or summary.complete or idle:
-            return summary
-        time.sleep(every)
+    with writing(watch.out):
+        watch.refuse_stale()
+        while True:
+            for event in watch.take():
+                tell(event)
+                last = time.monotonic()
+            summary = watch.summary()
+            idle = until_idle is not None and time.monotonic() - last >= until_idle
+            if once or summary.complete or idle:
+                return summary
+            time.sleep(every)

@@ -3,10 +3,11 @@
     python benchmarks/audit_scoring.py [--traces 2000 20000 200000] [--folder FOLDER]
 
 One line of JSON for each size, from about 10^4 to 10^6 thoughts at D = 16, K = 2 to 8: thoughts per
-second, per second of processor time (what a busy machine still tells), and peak memory (of a process of its own) of `score_run`, which reads the run from disk,
-checks every byte, computes the full battery without kNN, ranks, and writes the tables. Before them,
-side by side in one process: the battery on arrays in memory, and the straightforward loop, one
-trajectory at a time over the same formulas. Runs are made once in --folder.
+second, per second of processor time (what a busy machine still tells), and peak memory of a process
+of its own, of `score_run`, which reads the run from disk, checks every byte, computes the full
+battery without kNN, ranks, and writes the tables. Before them, side by side in one process: the
+battery on arrays in memory, and the straightforward loop, one trajectory at a time over the same
+formulas. Runs are made once in --folder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Kills calibrate, score and watch with SIGKILL before every file operation, and resumes them.
+"""Kills calibrate, score and watch with SIGKILL before every change on disk, and resumes them.
 
 `python -m tests.killed_audit FOLDER` writes FOLDER/whole/VERB (never killed) and FOLDER/VERBn:
-killed before its n-th file operation, then repeated to the end. Prints how many operations each
+killed before its n-th change, then repeated to the end. Prints how many changes each
 has. Every attempt is a forked process.
 """
 
@@ -20,17 +20,33 @@ from analyses.calibration_file import save_calibration
 from analyses.clean import clean_set
 from analyses.scoring import score_run
 from analyses.watch import Watch, follow
-from tests.killed_trace import watch as before_operations
 from tests.synthetic_run import synthetic_run
 
 RULE = Rule(0.05)
+EVENTS = ("open", "os.rename", "os.remove", "os.mkdir")
+
+
+def before_changes(folder: Path, act: Callable[[int], None]) -> None:
+    """Call `act(n)` before this process's n-th change inside `folder`; reading changes nothing."""
+    count = 0
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal count
+        if event not in EVENTS or not str(arguments[0]).startswith(str(folder)):
+            return
+        if event == "open" and not int(str(arguments[2])) & (os.O_WRONLY | os.O_RDWR):
+            return
+        count += 1
+        act(count)
+
+    sys.addaudithook(hook)
 
 
 def killed(folder: Path, act: Callable[[Path], object], before: int) -> bool:
     """Run `act` in a forked process that dies before an operation; did it?"""
     child = os.fork()
     if child == 0:
-        before_operations(
+        before_changes(
             folder, lambda n: os.kill(os.getpid(), signal.SIGKILL) if n == before else None
         )
         act(folder)

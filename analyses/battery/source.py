@@ -80,7 +80,10 @@ def positive_tau(manifest: dict[str, Any], name: str) -> float:
 def shard_noise(run: Path, shard: str, tau: float, features: str | None = None) -> Noise:
     """One committed shard of a run on disk."""
     if features not in (None, "h"):
-        raise UserError(f"{run.name}: site {features} needs the run in memory; use features 'h'")
+        raise UserError(
+            f"{run.name}: captured site {features} is not read shard by shard; calibrate with"
+            " --features h or without, or use nfcot audit run"
+        )
     traces, thoughts = read_columns(run, shard, TRACE_COLUMNS, ["energy"])
     names = [*TENSORS, "h"] if features else [*TENSORS]
     tensors = read_tensors(run, shard, names)

@@ -296,7 +296,7 @@ def _drift(drift: dict[str, Any]) -> list[Block]:
         f"{alarm} {drift['method']}; alarm at log10 capital {drift['alarm_log10']:.2f}, which an"
         f" unchanged stream ever reaches with probability at most {drift['alpha']:g}; highest"
         f" {drift['log10_highest']:.2f}, last {drift['log10_last']:.2f}. Weights"
-        f" {drift['weights']}. Settings of run and calibration agree (checked by hash)."
+        f" {drift['weights']}. Settings of run and calibration agree (checked)."
     )
     curve = Curve(
         "log10 capital of the martingale along the run, and its alarm level",
