@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -120,17 +120,17 @@ def spans_of(
 
 def _place(one: AskedSpan, number: int, traces: pd.DataFrame, result: list[list[Span]]) -> None:
     """Put a span into every trace it was asked of."""
-    mine = [True] * len(traces)
+    mine = np.ones(len(traces), dtype=bool)
     for field in ("trace_id", "problem_id"):
-        wanted: Any = getattr(one, field)
+        wanted = getattr(one, field)
         if wanted is not None:
-            mine = [a and b == wanted for a, b in zip(mine, traces[field], strict=True)]
-            if not any(mine):
+            mine &= (traces[field] == wanted).to_numpy()
+            if not mine.any():
                 raise UserError(f"--spans, span {number}: no trace has {field} '{wanted}'")
     hits = 0
-    for row, asked_here in enumerate(mine):
+    for row in np.flatnonzero(mine).tolist():
         prompt = traces["prompt"].iat[row]
-        span = one.within(prompt) if asked_here else None
+        span = one.within(prompt)
         if span is None:
             continue
         if not without(prompt, span.ranges).strip():

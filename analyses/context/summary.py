@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from probes.intervals import cluster_means
+from analyses.lens.measures import estimates
+from probes.intervals import Estimate
 
 __all__ = ["ALPHA", "NOT_SHOWN", "by_name", "localisation"]
 
 ALPHA = 0.05
 MOST_NAMES = 200
+LEAST_PLACEBOS = round(1 / ALPHA) - 1
 
 NOT_SHOWN = (
     "Λ is no causal proof. It compares how likely the stored thoughts are with a part of the prompt"
@@ -29,20 +31,18 @@ NOT_SHOWN = (
 def by_name(spans: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
     """What do spans of one name do on average? Means with 95 % intervals over problem groups.
 
-    `…_below`: share with a rank of at most 0.05 among its placebos. Sorted by mean total, at most
-    200 names; spans that are `invalid` or have no placebo are left out of their means only.
+    `…_below`: share with a rank of at most 0.05 among its placebos, of those with at least 19 of
+    them (fewer cannot reach it). Sorted by mean total, at most 200 names; spans that are `invalid`
+    are left out of the means only.
     """
     entries = []
     for name, mine in spans.groupby("name", sort=True):
-        columns = {
-            column: mine[column].to_numpy(dtype=np.float64)
-            for column in ("total", "stop_total", "peak")
-        }
-        for column in (c for c in mine.columns if c.startswith("p_")):
-            p = mine[column].to_numpy(dtype=np.float64)
-            below = np.where(np.isnan(p), np.nan, (p <= ALPHA).astype(float))
-            columns[f"{column.removeprefix('p_')}_below"] = below
-        found = cluster_means(columns, mine["group"].to_numpy(dtype=object), seed)
+        columns = {name_: mine[name_] for name_ in ("total", "stop_total", "peak")}
+        for where in ("same", "elsewhere"):
+            for what in ("total", "peak"):
+                p = mine[f"p_{what}_{where}"]
+                columns[f"{what}_{where}_below"] = _below(p, mine[f"n_{where}"])
+        found = _means(columns, mine["group"], seed)
         entries.append(
             {
                 "name": name,
@@ -56,6 +56,20 @@ def by_name(spans: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
     return entries[:MOST_NAMES]
 
 
+def _below(p: pd.Series, placebos: pd.Series) -> pd.Series:
+    """Is the rank at most `ALPHA`? NaN where it could not be."""
+    can = p.notna() & (placebos >= LEAST_PLACEBOS)
+    return (p <= ALPHA).astype(float).where(can)
+
+
+def _means(columns: Mapping[str, pd.Series], groups: pd.Series, seed: int) -> dict[str, Estimate]:
+    """Means with intervals over groups; shares of 0 or 1 end where the exact interval does."""
+    values = np.stack([c.to_numpy(dtype=np.float64) for c in columns.values()], axis=1)
+    shares = np.array([name.endswith(("top1", "below")) for name in columns])
+    found = estimates(values, groups.to_numpy(dtype=object), seed, shares)
+    return dict(zip(columns, found, strict=True))
+
+
 def localisation(
     tables: Mapping[str, pd.DataFrame], slots: int | None, seed: int
 ) -> list[dict[str, Any]]:
@@ -66,9 +80,9 @@ def localisation(
     for the same step; `above`: the difference, per span. `chance`: one thought in K. `owner_top1`:
     share of steps whose thoughts have the largest Λ for their own span, among all spans with a
     step; `owner_chance`: one in as many. `own_below`: share of them whose Λ at the thoughts of
-    their step ranks at most 0.05 among placebos of the same prompt, at the same thoughts. Spans
-    whose step was never thought are only counted. Empty where no span has a step, or no thought
-    has one (a codec of whole reasonings).
+    their step ranks at most 0.05 among placebos of the same prompt, at the same thoughts, of those
+    with at least 19 placebos. Spans whose step was never thought are only counted. Empty where no
+    span has a step, or no thought has one (a codec of whole reasonings).
     """
     spans = tables["spans"][tables["spans"]["step"].notna()]
     if not len(spans) or slots is None:
@@ -101,8 +115,7 @@ _MEASURES = (
 def _entry(world: str, step: int | None, spans: pd.DataFrame, seed: int) -> dict[str, Any]:
     mine = spans if step is None else spans[spans["step"] == step]
     counted = mine[mine["reached"] & ~mine["invalid"]]
-    columns = {name: counted[name].to_numpy(dtype=np.float64) for name in _MEASURES}
-    found = cluster_means(columns, counted["group"].to_numpy(dtype=object), seed)
+    found = _means({name: counted[name] for name in _MEASURES}, counted["group"], seed)
     return {
         "world": world,
         "step": step,
@@ -122,11 +135,11 @@ def _hits(frame: pd.DataFrame, slots: int) -> pd.Series:
 
 def _owners(tables: Mapping[str, pd.DataFrame], spans: pd.DataFrame, slots: int) -> pd.DataFrame:
     """Of each span with a step: has it the largest Λ of all such spans at the step's thoughts?"""
-    known = spans[["trace_id", "span", "step", "reached"]]
+    known = spans[["trace_id", "span", "step", "reached", "n_same"]]
     thoughts = tables["thoughts"].merge(known, on=["trace_id", "span"])
     thoughts = thoughts.assign(at=thoughts["k"] // slots)
     by_step = thoughts.groupby(["trace_id", "at", "span"])["log_ratio"].sum(min_count=1)
-    below = (thoughts["p_same"] <= ALPHA).astype(float).where(thoughts["p_same"].notna())
+    below = _below(thoughts["p_same"], thoughts["n_same"])
     mine = thoughts.assign(below=below)[thoughts["at"] == thoughts["step"]]
     own_below = mine.groupby(["trace_id", "span"])["below"].mean()
     best = by_step.reset_index().sort_values("log_ratio", ascending=False, na_position="last")
