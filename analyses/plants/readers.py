@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.pipeline import Pipeline
 
 from analyses.context.placebo import peaks
 from analyses.context.ratio import log_ratios
 from analyses.context.spans import without
 from analyses.plants.recorded import Recorded
 from nfcot_model.reasoners import NFCoTReasoner
-from probes.estimators import fit_logistic
+from probes.fitting import Fitted, fit_rows
+from probes.splits import FOLDS, deal_groups
 
 __all__ = ["SPACES", "Probes", "fit_probes", "reference_ratio", "span_ratio"]
 
@@ -62,15 +62,13 @@ class Probes:
     The last is the control: what it reads needs no thoughts.
     """
 
-    fitted: dict[str, Pipeline]
+    fitted: dict[str, Fitted]
     words: CountVectorizer
 
     def read(self, recorded: Recorded) -> dict[str, Floats]:
         """`probe_SPACE` -> log-odds of the planted class, [n]."""
         return {
-            f"probe_{space}": np.asarray(
-                probe.decision_function(_features(recorded, space, self.words)), dtype=np.float64
-            )
+            f"probe_{space}": probe.read(_features(recorded, space, self.words))[:, 0]
             for space, probe in self.fitted.items()
         }
 
@@ -87,7 +85,8 @@ def fit_probes(planted: Recorded, clean: Recorded, seed: int) -> Probes:
     fitted = {}
     for space in SPACES:
         X = np.vstack([_features(part, space, words) for part in (planted, clean)])
-        fitted[space] = fit_logistic(X, y, groups, seed)
+        fold = deal_groups(y, groups, FOLDS, seed)
+        fitted[space] = fit_rows(X, y, "binary", 2, fold, "logistic", seed)
     return Probes(fitted, words)
 
 
