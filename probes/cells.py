@@ -194,11 +194,18 @@ def _over_folds(task: Task, told: NDArray[np.float64], draws: int) -> dict[str, 
     withheld = withheld_metrics(task.kind, task.y, told, task.groups)
     out = {}
     for name in SHOWN[task.kind]:
-        value = float(np.nanmean([fold[name] for fold in values]))
+        value = float(_known_mean(np.array([fold[name] for fold in values])))
         if name in withheld:
             out[name] = Estimate(float("nan"), float("nan"), float("nan"))
         elif name == "accuracy" and value in (0.0, 1.0):
             out[name] = exact_share(value == 1.0, task.groups)
         else:
-            out[name] = percentile_interval(value, np.nanmean([d[name] for d in drawn], axis=0))
+            out[name] = percentile_interval(value, _known_mean(np.array([d[name] for d in drawn])))
     return out
+
+
+def _known_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean over folds [F, ...] of what is no NaN; NaN where all of them are."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(known, values, 0.0).sum(0) / known.sum(0))

@@ -11,6 +11,7 @@ import pytest
 from nfcot_model.cli import main
 from nfcot_model.traces import collect
 from nfcot_model.worlds import make_world
+from probes import drawing
 from tests.tiny import brief_reasoner
 
 
@@ -39,12 +40,11 @@ def test_a_report_and_its_rows(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from analyses.causal import report
 
     def no_browser(figures: object) -> None:
         raise RuntimeError("Kaleido requires Google Chrome to be installed.")
 
-    monkeypatch.setattr(report, "_write_png", no_browser)
+    monkeypatch.setattr(drawing, "_write_png", no_browser)
     out = tmp_path / "report"
     asked = (traced / "run", "-o", out, "--samples", 6, "--edits", "resample,donor")
     code, printed, _ = run(capsys, *asked, "--json")
