@@ -40,7 +40,6 @@ def test_a_report_and_its_rows(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-
     def no_browser(figures: object) -> None:
         raise RuntimeError("Kaleido requires Google Chrome to be installed.")
 
