@@ -28,7 +28,7 @@ from probes.sites import Site, parse_site
 from probes.thresholds import Thresholds
 from probes.weights import Features, Weights
 
-__all__ = ["FORMAT_VERSION", "Probe", "read_probe", "save_probe"]
+__all__ = ["FORMAT_VERSION", "Probe", "read_probe", "refuse_other_content", "save_probe"]
 
 FORMAT_VERSION = 3
 WEIGHTS_FILE = "probe.safetensors"
@@ -158,14 +158,21 @@ def _hash(meta: dict[str, Any], weights: Weights, alarms: NDArray[np.float64]) -
     return content_hash([identity, weights.hash(), alarms.tolist()])
 
 
-def _refuse_foreign(folder: Path, meta: dict[str, Any]) -> None:
+def refuse_other_content(folder: Path) -> bool:
+    """Does the folder hold a probe? Raises UserError when it holds something else."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder}: is a file; give a folder")
     # arrays alone are what a killed save leaves
     if not folder.is_dir() or holdings(folder) <= {WEIGHTS_FILE}:
-        return
+        return False
     if not (folder / JSON_FILE).is_file():
         raise UserError(f"--out {folder}: is not empty and holds no probe; give another folder")
+    return True
+
+
+def _refuse_foreign(folder: Path, meta: dict[str, Any]) -> None:
+    if not refuse_other_content(folder):
+        return
     try:
         found = read_probe(folder).meta
     except UserError as error:

@@ -180,10 +180,12 @@ def fit(
     from nfcot_model.terminal import console, emit_json
     from nfcot_model.traces import read_run
     from nfcot_model.traces.view import printable
-    from probes.artifact import save_probe
+    from probes.artifact import refuse_other_content, save_probe
     from probes.fit import Options, fit_probe
     from probes.report import DOES_NOT_SHOW, fit_lines, fit_table
 
+    if out is not None:
+        refuse_other_content(out)
     loaded = read_run(run)
     options = Options(
         estimator=estimator,

@@ -147,6 +147,7 @@ def fit_probe(
     split = split_groups(
         found.y, found.groups, found.classes, asked.seed, asked.folds, found.kind == "binary"
     )
+    chosen_estimator(asked, found)
     panel = None
     if asked.controls:
         (progress or _silent)("states of the controls")
@@ -176,8 +177,7 @@ def _fitted(
     tell: Callable[[str], object],
 ) -> ProbeResult:
     task = task_of(found, split.rows(found.groups), options.seed)
-    wanted = options.estimator or strongest(found.kind)
-    estimator = resolve(wanted, found.kind, found.site.place.how == "all")
+    estimator = chosen_estimator(options, found)
     X = found.X if found.X is not None else []
     tell("probe")
     reading = read_rows(task, X, estimator)
@@ -231,6 +231,12 @@ def _fitted(
         checkpoint_hash=run.manifest["checkpoint_hash"],
         settings=run.settings,
     )
+
+
+def chosen_estimator(options: Options, found: Population) -> str | BaseEstimator:
+    """The estimator that was asked for, or the strongest; raises UserError if it cannot be used."""
+    wanted = options.estimator or strongest(found.kind)
+    return resolve(wanted, found.kind, found.site.place.how == "all")
 
 
 def _silent(name: str) -> None:
