@@ -22,7 +22,10 @@ SUSPECTS = (
     (("random_features",), "reads no more than noise of the same width"),
     (("control_task",), "may know thoughts by heart"),
     (("decoded_text",), "reads no more than the decoded text says"),
+    (("shuffled_labels",), "reads no more than labels of other groups"),
+    (("majority_class",), "does no better than the shares of classes"),
 )
+LOOKED_AT = tuple(name for names, _ in SUSPECTS for name in names)
 
 
 def headline(
@@ -40,12 +43,13 @@ def headline(
         name = "accuracy" if kind != "number" else "mae"
     value = metrics[name]
     shown = f"{name} {value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
-    if permutation.p_value is not None and permutation.p_value > SIGNIFICANT:
+    enough = 1 + permutation.permutations >= 1 / SIGNIFICANT
+    if enough and permutation.p_value is not None and permutation.p_value > SIGNIFICANT:
         return (
             f"reads nothing: {shown} is no better than permuted labels"
             f" (p {permutation.p_value:.3f})"
         )
-    found = {control.name: control for control in controls}
+    found = {control.name: control for control in controls if control.name in LOOKED_AT}
     verdicts = []
     for names, verdict in SUSPECTS:
         unbeaten = [found[n] for n in names if n in found and not _beaten(found[n], name)]
@@ -54,11 +58,11 @@ def headline(
             verdicts.append(f"{verdict} ({figures} alone)")
     if verdicts:
         return f"{'; '.join(verdicts)}: {shown}"
-    if not controls:
+    if not found:
         return f"{shown}; no controls were asked for"
-    left_out = [c.name for c in controls if not _comparable(c, name)]
+    left_out = [c.name for c in found.values() if not _comparable(c, name)]
     without = f" (not available: {', '.join(left_out)})" if left_out else ""
-    if len(left_out) == len(controls):
+    if len(left_out) == len(found):
         return f"{shown}; compared with no control{without}"
     return f"{shown}; better than every control{without}"
 
