@@ -34,7 +34,8 @@ def outside_named(text: str) -> BaseEstimator:
             raise ValueError("give parameters by name")
         parameters = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
         kind = getattr(import_module(module), name)
-        if not (isinstance(kind, type) and issubclass(kind, BaseEstimator)):
+        usable = isinstance(kind, type) and issubclass(kind, BaseEstimator)
+        if not usable or not callable(getattr(kind, "fit", None)):
             raise TypeError("is no scikit-learn estimator")
         return kind(**parameters)
     except (ImportError, AttributeError, SyntaxError, ValueError, TypeError) as error:

@@ -126,14 +126,15 @@ def permutation_test(
     groups: NDArray[np.object_],
     count: int,
     seed: int,
-    K: NDArray[np.int64],
+    K: NDArray[np.int64] | None = None,
 ) -> Permutation:
     """Does the probe read the held-out labels better than labels exchanged between their groups?
 
     y [n]; told: its probabilities or numbers there, [n] or [n, C]; K [n]: how many thoughts each
-    trace has. Groups exchange with those of as many traces of the same lengths: the test is exact
-    for "given the lengths, the held-out labels do not depend on what was read there".
+    trace has (None: all as many). Groups exchange with those of as many traces of the same lengths:
+    the test is exact for "given the lengths, the held-out labels do not depend on what was read".
     """
+    lengths = np.zeros(len(y), dtype=np.int64) if K is None else K
     scores = torch.from_numpy(told if told.ndim == 2 else told[:, None])
 
     def of(labels: NDArray[Any]) -> NDArray[np.float64]:
@@ -144,7 +145,7 @@ def permutation_test(
     if np.ptp(y) == 0:
         return Permutation(name, observed, None, None, 0, 0, "all held-out labels are equal")
     try:
-        whose = donors(groups, K[:, None], count, seed)
+        whose = donors(groups, lengths[:, None], count, seed)
     except UserError as error:
         return Permutation(name, observed, None, None, 0, 0, str(error))
     null = np.concatenate([of(y[part]) for part in np.array_split(whose.trace, -(-count // BATCH))])
