@@ -17,10 +17,10 @@ from analyses.calibrate import (
 )
 from analyses.decide import Decision, decide
 from analyses.energy import STATISTIC, energy_quantiles
-from analyses.score import SCORER, RunEnergies, run_energies
+from analyses.score import RunEnergies, run_energies
 from nfcot_model.errors import UserError
 from nfcot_model.traces import Run
-from nfcot_model.traces.replay import REPLAY_TENSORS, Replay, disagree, replay
+from nfcot_model.traces.replay import Replay, disagree, replay_of
 
 __all__ = ["BAND_LEVEL", "REPLAY_TOLERANCE", "AuditResult", "audit_run", "refuse_mismatch"]
 
@@ -111,7 +111,7 @@ def audit_run(run: Run, clean: Run, alpha: float) -> AuditResult:
     )
     rows = calibration.reference_rows
     summary = {
-        "scorer": SCORER,
+        "scorer": run.scorer,
         "scored": {"tensor": "u", "density": "noise part of p(u|q): 0.5 * |eps / tau|^2"},
         "statistic": STATISTIC,
         "alpha": alpha,
@@ -131,8 +131,8 @@ def audit_run(run: Run, clean: Run, alpha: float) -> AuditResult:
 
 def _replayed(run: Run) -> Replay:
     """Replay errors and energies as the run's tensors give them, whatever its tables say."""
-    tensors = {name: run.tensor(name) for name in REPLAY_TENSORS}
-    return replay(tensors, run.traces["K"].to_numpy(dtype=np.int64), run.manifest["decode"]["tau"])
+    K = run.traces["K"].to_numpy(dtype=np.int64)
+    return replay_of(run.scorer, run.tensor, K, run.manifest["decode"]["tau"])
 
 
 def _refuse_changed(clean: Run, batch: RunEnergies, usual: Replay) -> None:

@@ -40,8 +40,15 @@ class RunEnergies:
 def run_energies(run: Run) -> RunEnergies:
     """What is the noise energy of each thought of the run?
 
-    Raises UserError at tau = 0, where thoughts are the model's means and there is no noise.
+    Raises UserError at tau = 0, where thoughts are the model's means and there is no noise, and
+    for a run without a density.
     """
+    if run.scorer == "none":
+        raise UserError(
+            f"{run.name}: '{run.manifest['reasoner']}' thoughts have no density, so there is no"
+            " noise energy to audit; score them with a retrofit flow first (nfcot run retrofit,"
+            " then nfcot run rescore)"
+        )
     tau = float(run.manifest["decode"]["tau"])
     if tau <= 0:
         raise UserError(

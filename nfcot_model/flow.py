@@ -80,8 +80,8 @@ class ShallowFlow(nn.Module):
             logdet = e.new_zeros(len(e))
             x = e * mask[..., None].to(e.dtype)
             for index, block in enumerate(self.blocks):
-                y, term = block(self._ordered(x, mask, index), mask)
-                x, logdet = self._ordered(y, mask, index), logdet + term
+                y, term = block(self.ordered(x, mask, index), mask)
+                x, logdet = self.ordered(y, mask, index), logdet + term
         return x, self.logdet(logdet)
 
     def inverse(self, u: Tensor, mask: Tensor) -> Tensor:
@@ -89,11 +89,11 @@ class ShallowFlow(nn.Module):
         with torch.autocast(u.device.type, enabled=False):
             x = u * mask[..., None].to(u.dtype)
             for index, block in reversed(list(enumerate(self.blocks))):
-                y = cast(FlowBlock, block).inverse(self._ordered(x, mask, index), mask)
-                x = self._ordered(y, mask, index)
+                y = cast(FlowBlock, block).inverse(self.ordered(x, mask, index), mask)
+                x = self.ordered(y, mask, index)
         return x
 
-    def _ordered(self, x: Tensor, mask: Tensor, index: int) -> Tensor:
+    def ordered(self, x: Tensor, mask: Tensor, index: int) -> Tensor:
         """Odd blocks of an alternating flow read each row back to front (an involution)."""
         if self.order == "causal" or index % 2 == 0:
             return x

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nfcot_model.checkpoints import SHIPPED
 from nfcot_model.errors import UserError
-from nfcot_model.reasoners import NFCoTReasoner, load_reasoner
+from nfcot_model.reasoners import NFCoTReasoner, load_nfcot
 from nfcot_model.traces.reader import Run
 
 __all__ = ["model_of"]
@@ -19,7 +19,7 @@ def model_of(run: Run, model: Path | str | None = None, device: str = "cpu") -> 
     """
     folder = model or run.manifest.get("model_path") or "demo"
     try:
-        reasoner = load_reasoner(folder, dtype=run.manifest["decode"]["dtype"], device=device)
+        reasoner = load_nfcot(folder, dtype=run.manifest["decode"]["dtype"], device=device)
     except UserError as error:
         if model is not None or str(folder) in SHIPPED or Path(folder).is_dir():
             raise

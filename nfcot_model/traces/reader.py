@@ -96,6 +96,14 @@ class Run:
         return str(self.manifest["hash"])
 
     @property
+    def scorer(self) -> str:
+        """Whose density gave energies and likelihoods? "self", "retrofit", or "none".
+
+        With "none" the columns that need a density are null, and eps, mu and log_sigma are absent.
+        """
+        return str(self.manifest.get("scorer", "self"))
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What must be equal for thoughts of two runs to be comparable? Field -> value.
 

@@ -23,7 +23,9 @@ __all__ = [
     "CIRCUMSTANCES",
     "FORMAT_VERSION",
     "MANIFEST",
+    "NO_SCORER",
     "PROBLEMS",
+    "RETROFIT_SCORER",
     "SHARD_SIZE",
     "TENSORS",
     "THOUGHTS_SCHEMA",
@@ -43,6 +45,9 @@ SHARD_SIZE = 64
 MANIFEST = "run.json"
 PROBLEMS = "problems.jsonl"
 TENSORS = ("u", "eps", "mu", "log_sigma", "e")
+# In a manifest's `scorer`: thoughts without a density, and scored by a flow that was fitted later.
+# No such field: the reasoner's own density.
+NO_SCORER, RETROFIT_SCORER = "none", "retrofit"
 ROW_GROUP_ROWS = 20_000
 
 LOW_CARDINALITY = {

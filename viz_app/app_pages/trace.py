@@ -122,9 +122,17 @@ st.dataframe(
     alt="Per thought: decoded text, reference step, match, log-likelihood, energy, log-volume.",
 )
 st.caption(
-    "Decoded text is the codec's reading of a thought, not evidence that the model uses it. "
+    "Decoded text is one reading of a thought, not evidence that the model uses it. "
     "Likelihoods are the model's opinion of its own samples: they say nothing about intent."
 )
+
+if run.scorer == "none":
+    st.info(
+        f"{run.manifest['reasoner']} thoughts have no density, so there is no likelihood, energy "
+        "or replay check to show. A retrofit flow can score them: nfcot run retrofit.",
+        icon=":material/info:",
+    )
+    st.stop()
 
 head, choose_measure, choose_reference = st.columns([2, 1.4, 1.4], vertical_alignment="bottom")
 head.markdown("##### Likelihood profile")
