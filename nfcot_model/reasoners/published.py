@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from nfcot_model.baseline import BaselineConfig, BaselineModel
 from nfcot_model.errors import UserError
@@ -145,7 +146,7 @@ def load_codi(
     projector = _below(weights, "prj.")
     if not projector:
         raise UserError(f"{folder}: has no projector (no key starts with 'prj.'), CODI's use_prj")
-    merged = _merge_lora(_below(weights, "codi."), lora_alpha, folder)
+    merged = _merge_lora(backbone, _below(weights, "codi."), lora_alpha, folder)
     _fit_backbone(backbone, merged, folder, "codi.")
     width = len(projector["1.bias"]) if "1.bias" in projector else 1
     ids = TokenIds(pad=pad, eos=tokenizer.eos_token_id, think=bot, thought=pad, end_think=eot)
@@ -231,9 +232,10 @@ def _below(weights: Weights, prefix: str) -> Weights:
     return {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
 
 
-def _merge_lora(weights: Weights, alpha: float, source: Path) -> Weights:
+def _merge_lora(backbone: Any, weights: Weights, alpha: float, source: Path) -> Weights:
     """Plain weights from peft's: `W + alpha / r · B A`, transposed for GPT-2's Conv1D."""
     plain: Weights = {}
+    turned = {name for name, layer in backbone.named_modules() if isinstance(layer, Conv1D)}
     for name, tensor in weights.items():
         if ".lora_A." in name or ".lora_B." in name:
             continue
@@ -242,7 +244,8 @@ def _merge_lora(weights: Weights, alpha: float, source: Path) -> Weights:
         a, b = (weights.get(f"{stem}.lora_{x}.default.weight") for x in "AB")
         if stem != name and a is not None and b is not None:
             delta = (b @ a) * (alpha / len(a))
-            delta = delta if delta.shape == tensor.shape else delta.T
+            layer = stem.removeprefix("base_model.model.")
+            delta = delta.T if layer in turned else delta
             if delta.shape != tensor.shape:
                 raise UserError(
                     f"{source}: codi.{stem}.lora_*: gives {list(delta.shape)},"

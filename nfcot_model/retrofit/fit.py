@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 # From where on a fit is called a misfit: see `Quality.warnings`.
-MOST_KS, MOST_MEAN, MOST_GAP = 0.05, 0.1, 0.2
+MOST_KS, MOST_MEAN, MOST_GAP, MOST_WORSE = 0.05, 0.1, 0.2, 0.05
 VARIANCES = (0.8, 1.25)
 
 MIN_GROUPS = 20
@@ -89,8 +89,11 @@ class Quality:
                 f"held-out NLL is {self.nll - self.nll_train:.2f} nats per dimension worse than on"
                 " what it was fitted on: more traces are needed"
             )
-        if not self.nll <= self.baseline:
-            found.append("held-out NLL is no better than one Gaussian for all prompts")
+        if not self.nll - self.baseline <= MOST_WORSE:
+            found.append(
+                f"held-out NLL is {self.nll - self.baseline:.2f} nats per dimension worse than one"
+                " Gaussian for all prompts"
+            )
         return found
 
     def to_dict(self) -> dict[str, Any]:
