@@ -140,7 +140,10 @@ class LoopStream:
             if hidden:
                 self._keep_hidden(out.hidden_states, rows, k, most)
             stay[rows] += functional.logsigmoid(-model.gate_logit(x[:, -1]))
-            leaves = 1 - stay[rows].exp() >= threshold if K is None else K[rows] == k + 1
+            if K is not None:
+                leaves = K[rows] == k + 1
+            else:  # at threshold 1 never, even where a sure gate rounds to 1
+                leaves = (1 - stay[rows].exp() >= threshold) & (threshold < 1)
             self.left[rows] = leaves
             self.state[rows] = x[:, -1]
             x, rows = x[~leaves], rows[~leaves]

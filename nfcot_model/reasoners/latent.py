@@ -39,6 +39,8 @@ class LatentReasoner(BaselineReasoner):
         room = K + 1 + self.model.config.max_answer_tokens
         layout = self.layout(prompts, [0] * len(prompts), close=False, room=room)
         u = torch.zeros(len(prompts), K, self.D, device=self.model.device)
+        if K == 0:
+            return Thoughts.given(u.cpu(), mask, stopped)
         stream = open_stream(self.model, layout, u[:, :0])
         alive = torch.ones(len(prompts), 1, dtype=torch.bool, device=self.model.device)
         with torch.no_grad():

@@ -74,7 +74,8 @@ def trace(
                 f" '{reasoner.name}'; use --activations all for its layers"
             )
         check_sites(captures, sites)
-    drawn = [] if reasoner.draws else [f"{reasoner.name} draws no thoughts: recorded at tau 0"]
+    same = "; all samples of a problem are the same" if samples > 1 and temperature == 0 else ""
+    drawn = "" if reasoner.draws else f"{reasoner.name} draws no thoughts: recorded at tau 0{same}"
     with progress(f"tracing {out.name}", len(asked) * samples) as advance:
         summary = collect(
             reasoner,
@@ -100,8 +101,8 @@ def trace(
         f" {summary.thoughts} thoughts, {summary.correct:.1%} correct, {replayed};"
         f" {summary.seconds:.1f} s, {summary.traces_per_second:.0f} traces/s"
     )
-    for words in drawn:
-        console.print(words)
+    if drawn:
+        console.print(drawn)
 
 
 def show(

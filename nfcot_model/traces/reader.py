@@ -97,10 +97,7 @@ class Run:
 
     @property
     def scorer(self) -> str:
-        """Whose density gave energies and likelihoods? "self", "retrofit", or "none".
-
-        With "none" the columns that need a density are null, and eps, mu and log_sigma are absent.
-        """
+        """Whose density gave the likelihoods? "self", "retrofit", or "none" (they are null)."""
         return str(self.manifest.get("scorer", "self"))
 
     @property

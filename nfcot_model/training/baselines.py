@@ -10,13 +10,15 @@ from torch.nn import functional
 
 from nfcot_model.backbone import at
 from nfcot_model.baseline import BaselineModel, unroll
+from nfcot_model.errors import UserError
 from nfcot_model.layout import IGNORE, Layout, lay_out
 from nfcot_model.looping import gate_loss, loop_loss, loop_states
 from nfcot_model.reasoners.baseline import BaselineReasoner
+from nfcot_model.reasoners.prompting import context_of
 from nfcot_model.training.config import BaselineSettings
 from nfcot_model.worlds import Problem
 
-__all__ = ["baseline_losses", "coconut_text", "stage_of"]
+__all__ = ["baseline_losses", "check_lengths", "coconut_text", "stage_of"]
 
 Losses = dict[str, Tensor]
 
@@ -37,6 +39,24 @@ def baseline_losses(
     make = _gate if gate else _OBJECTIVES[reasoner.name]
     losses: Losses = module(make(reasoner, problems, settings, part))
     return losses
+
+
+def check_lengths(reasoner: BaselineReasoner, problems: Sequence[Problem]) -> None:
+    """Raises UserError for a problem whose prompt, reasoning and answer exceed the context."""
+    context = context_of(reasoner.model)
+    parts = [
+        [p.prompt for p in problems],
+        ["\n".join([*p.steps, p.answer or ""]) for p in problems],
+    ]
+    counts = [map(len, reasoner.tokens(texts, opening=not i)) for i, texts in enumerate(parts)]
+    # Between them at most the thoughts, `<think>`, `</think>` and the end of the text.
+    needed = [sum(both) + reasoner.model.config.thoughts + 3 for both in zip(*counts, strict=True)]
+    longest = max(range(len(needed)), key=needed.__getitem__)
+    if context is not None and needed[longest] > context:
+        raise UserError(
+            f"problem '{problems[longest].id}' needs {needed[longest]} positions with reasoning and"
+            f" answer, the backbone has {context} (max_position_embeddings)"
+        )
 
 
 def stage_of(kind: str, settings: BaselineSettings, step: int, steps: int) -> int:

@@ -17,6 +17,8 @@ from accelerate import Accelerator
 from nfcot_model.errors import UserError
 from nfcot_model.files import write_json
 from nfcot_model.reasoners import NFCoTReasoner, Reasoner, load_reasoner
+from nfcot_model.reasoners.baseline import BaselineReasoner
+from nfcot_model.training.baselines import check_lengths
 from nfcot_model.training.config import STAGES, StageConfig, TrainConfig, stages_of
 from nfcot_model.training.data import data_hash, every_problem
 from nfcot_model.training.fresh import fresh_reasoner
@@ -137,7 +139,9 @@ def _claim(out: Path, config: TrainConfig) -> None:
 
 def _check_data(fresh: Reasoner, config: TrainConfig) -> None:
     """Does every problem fit the model? Asked before anything is written."""
-    if isinstance(fresh, NFCoTReasoner):
+    if isinstance(fresh, BaselineReasoner):
+        check_lengths(fresh, every_problem(config.data, config.seed))
+    elif isinstance(fresh, NFCoTReasoner):
         fresh.check_steps([p.steps for p in every_problem(config.data, config.seed)])
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from analyses.audit import audit_run
+from nfcot_model.cli import main
 from nfcot_model.config import FlowConfig
 from nfcot_model.errors import UserError
 from nfcot_model.retrofit.artifact import load_retrofit, save_retrofit
@@ -18,6 +19,7 @@ from nfcot_model.retrofit.fit import FitSettings, Quality, fit_retrofit
 from nfcot_model.retrofit.flow import RetrofitFlow
 from nfcot_model.retrofit.scoring import score_into
 from nfcot_model.traces import Run, check_run, collect, read_run
+from nfcot_model.worlds import write_problems
 from tests.synthetic_run import synthetic_run
 from tests.tiny import digits, tiny_baseline
 
@@ -168,3 +170,26 @@ def test_what_the_flow_was_fitted_on_is_said(coconut: dict[str, Run], tmp_path) 
         load_retrofit(tmp_path / "f")
     with pytest.raises(UserError, match=r"holds no retrofit\.json"):
         load_retrofit(tmp_path / "none")
+
+
+def test_the_commands_from_problems_to_a_scored_run(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(line: str) -> tuple[str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main(line.split())
+        out, err = capsys.readouterr()
+        assert stopped.value.code == 0, err
+        return out, " ".join(err.split())
+
+    monkeypatch.chdir(tmp_path)
+    tiny_baseline("coconut").save(tmp_path / "m")
+    write_problems(tmp_path / "p.jsonl", digits(30, seed=3))
+    assert "coconut draws no thoughts: recorded at tau 0" in told("trace m p.jsonl -o runs/c")[1]
+    fitted, _ = told("run retrofit runs/c -o flow --steps 2 --json")
+    assert json.loads(fitted)["quality"]["warnings"]
+    _, said = told("run rescore runs/c --flow flow -o runs/s")
+    assert "30 traces, 22 of groups it was fitted on; scorer: retrofit" in said
+    assert "warning: held-out eps" in said
+    assert json.loads(told("run fsck runs/s --json")[0])["traces"] == 30
+    assert json.loads(told("show runs/s --json")[0])["replay_error_max"] == 0.0

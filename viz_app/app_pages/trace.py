@@ -34,6 +34,11 @@ def given(value: Any) -> bool:
     return bool(pd.notna(value) and value)
 
 
+def nats(value: float) -> str:
+    """A log-likelihood in words; a retrofit flow knows only that of u."""
+    return "–" if pd.isna(value) else f"{value:.2f} nats"
+
+
 def step_to(step: int) -> None:
     """Go to the next or previous trace of the chosen subset."""
     st.session_state["trace"] = neighbour(ids, st.session_state.get("trace"), step)
@@ -180,11 +185,9 @@ if len(usual):
     )
 
 totals = st.columns(5)
-totals[0].metric("log p(u | prompt)", f"{trace['logp_u']:.2f} nats")
-totals[1].metric(
-    "with stop decisions", f"{trace['logp_u_K']:.2f} nats", help="log p(u, K | prompt)"
-)
-totals[2].metric("log p(e | prompt)", f"{trace['logp_e']:.2f} nats")
+totals[0].metric("log p(u | prompt)", nats(trace["logp_u"]))
+totals[1].metric("with stop decisions", nats(trace["logp_u_K"]), help="log p(u, K | prompt)")
+totals[2].metric("log p(e | prompt)", nats(trace["logp_e"]))
 totals[3].metric("energy, sum", f"{trace['energy']:.2f}")
 totals[4].metric(
     "replay error",

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nfcot_model.baseline import unroll
+from nfcot_model.errors import UserError
 from nfcot_model.layout import lay_out
 from nfcot_model.reasoners import load_reasoner
 from nfcot_model.training.baselines import (
@@ -67,6 +68,19 @@ def test_each_kind_trains(kind: str, tmp_path) -> None:
     assert load_reasoner(tmp_path / "t" / "joint" / "model").name == kind
     first, *_, last = (tmp_path / "t" / "joint" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(last)["loss"] < json.loads(first)["loss"]
+
+
+def test_reasoning_beyond_the_context_is_refused_before_anything_is_written(tmp_path) -> None:
+    config = brief("codi", tmp_path)
+    backbone = {**config.model.backbone, "max_position_embeddings": 16}
+    config = config.model_copy(
+        update={"model": config.model.model_copy(update={"backbone": backbone})}
+    )
+    with pytest.raises(
+        UserError, match=r"positions with reasoning and answer, the backbone has 16"
+    ):
+        train(config, ["joint"], tmp_path / "t")
+    assert not (tmp_path / "t").exists()
 
 
 @pytest.mark.parametrize(("kind", "last"), [("coconut", "joint"), ("looped", "gate")])
