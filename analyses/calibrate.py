@@ -1,14 +1,13 @@
 """From scores to p-values: split-conformal calibration whose unit is the trajectory.
 
-Clean traces are split into two halves that share no problem group: `reference` (position means)
-and `calibration` (ranks). Samples of one problem are not independent of each other, so the
-calibration half contributes one trace per group; otherwise a band computed from its size would be
-too narrow.
+Clean traces are split into three sets that share no problem group: `fit` (what is learned),
+`reference` (position means, quantiles) and `calibration` (ranks). Samples of one problem are not
+independent of each other, so the calibration set contributes one trace per group; otherwise a band
+computed from its size would be too narrow.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 
@@ -16,62 +15,101 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from analyses.energy import EnergyReference, fit_reference, score_trajectories
-from analyses.score import RunEnergies
 from nfcot_model.errors import UserError
 
 __all__ = [
-    "Calibration",
+    "DELTA",
+    "Rule",
     "allowed_rank",
-    "calibrate",
     "check_alpha",
     "clean_flag_range",
     "conformal_p",
     "fpr_band",
-    "halve_groups",
-    "one_per_group",
+    "guaranteed_rank",
+    "stop_threshold",
     "traces_needed",
 ]
 
+Floats = NDArray[np.float64]
+
 MIN_REFERENCE = 20
 MIN_ALPHA = 1e-9
+DELTA = 0.05
+RANKS_IN_CELL = 5
+FDR_REACH = 100
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Which clean scores is a new trajectory ranked against?
+class Rule:
+    """Which trajectories are flagged? Exactly one of two rates is promised.
 
-    `scores` [n]: sorted clean scores, one trajectory per group. `peaks` [n]: sorted max_k |z| of
-    the same trajectories, for naming thoughts. `n_reference`: traces behind the position means.
-    `unused`: further samples of calibration groups that were left out.
+    alpha: the share of clean trajectories that may be flagged; guaranteed: with confidence
+    1 - delta over the draw of the calibration set instead of on average over it. fdr: the expected
+    share of false alarms among the flagged (Benjamini-Hochberg over the batch).
+    Raises UserError for rates outside (0, 1), and for fdr with guaranteed.
     """
 
-    reference: EnergyReference
-    scores: NDArray[np.float64]
-    peaks: NDArray[np.float64]
-    n_reference: int
-    unused: int
-    reference_rows: NDArray[np.bool_]
+    alpha: float | None = 0.01
+    fdr: float | None = None
+    guaranteed: bool = False
+    delta: float = DELTA
+
+    def __post_init__(self) -> None:
+        if self.fdr is not None:
+            if self.guaranteed or self.alpha is not None:
+                raise UserError("--fdr: give it alone, or --alpha with or without --guaranteed")
+            check_alpha(self.fdr, "--fdr")
+        else:
+            check_alpha(self.alpha if self.alpha is not None else math.nan)
+        if not 0 < self.delta < 1:
+            raise UserError(f"--delta {self.delta:g}: expected a number between 0 and 1")
 
     @property
-    def n(self) -> int:
-        return int(self.scores.size)
+    def rate(self) -> float:
+        """The promised rate, alpha or fdr."""
+        return float(self.alpha if self.fdr is None else self.fdr)  # type: ignore[arg-type]
+
+    @property
+    def needed(self) -> int:
+        """How many calibration trajectories can this rule flag anything with?"""
+        return traces_needed(self.rate, self.delta if self.guaranteed else None)
+
+    @property
+    def cell_minimum(self) -> int:
+        """How many must a cell of task x length hold to be used on its own?
+
+        Five ranks below alpha; for fdr as many as let 1 % of the batch be flagged.
+        """
+        each = FDR_REACH if self.fdr is not None else RANKS_IN_CELL
+        return max(self.needed, math.ceil(each / self.rate - 1e-9))
+
+    def threshold(self, n: int) -> float:
+        """The largest p-value that is flagged, with n calibration trajectories. Not for fdr."""
+        if self.guaranteed:
+            return guaranteed_rank(n, self.rate, self.delta) / (n + 1)
+        return self.rate
 
 
-def check_alpha(alpha: float) -> None:
+def check_alpha(alpha: float, flag: str = "--alpha") -> None:
     """Raise UserError unless 0 < alpha < 1 and a calibration run for alpha could exist."""
     if not 0 < alpha < 1:
-        raise UserError(f"--alpha {alpha:g}: expected a number between 0 and 1, for example 0.01")
+        raise UserError(f"{flag} {alpha:g}: expected a number between 0 and 1, for example 0.01")
     if alpha < MIN_ALPHA:
         raise UserError(
-            f"--alpha {alpha:g}: would need more than {1 / MIN_ALPHA:.0e} clean traces; expected at"
+            f"{flag} {alpha:g}: would need more than {1 / MIN_ALPHA:.0e} clean traces; expected at"
             f" least {MIN_ALPHA:g}, for example 0.01"
         )
 
 
-def traces_needed(alpha: float) -> int:
-    """How many calibration trajectories does a p-value <= alpha need at least?"""
-    return max(math.ceil(1 / alpha - 1e-9) - 1, MIN_REFERENCE)
+def traces_needed(alpha: float, delta: float | None = None) -> int:
+    """How many calibration trajectories does a p-value <= alpha need at least?
+
+    delta: so that one rank is guaranteed with confidence 1 - delta.
+    """
+    plain = math.ceil(1 / alpha - 1e-9) - 1
+    if delta is not None:
+        plain = math.ceil(math.log(delta) / math.log1p(-alpha) - 1e-9)
+    return max(plain, MIN_REFERENCE)
 
 
 def allowed_rank(n: int, alpha: float) -> int:
@@ -79,7 +117,20 @@ def allowed_rank(n: int, alpha: float) -> int:
     return math.floor((n + 1) * alpha + 1e-9)
 
 
-def conformal_p(scores: NDArray[np.float64], clean: NDArray[np.float64]) -> NDArray[np.float64]:
+def guaranteed_rank(n: int, alpha: float, delta: float = DELTA) -> int:
+    """Which l keeps the false-positive rate below alpha with confidence 1 - delta? 0: none does.
+
+    The largest l with BetaCDF(alpha; l, n + 1 - l) >= 1 - delta, the rate at rank l being
+    Beta(l, n + 1 - l) over the draw of the calibration set. Bates et al., arXiv 2104.08279.
+    """
+    ranks = np.arange(1, allowed_rank(n, alpha) + 1)
+    if not ranks.size:
+        return 0
+    enough = stats.beta.cdf(alpha, ranks, n + 1 - ranks) >= 1 - delta
+    return int(enough.sum())  # the law moves up with l, so those that pass come first
+
+
+def conformal_p(scores: Floats, clean: Floats) -> Floats:
     """How often would an exchangeable clean trajectory score at least this high?
 
     p = (1 + #{clean >= score}) / (n + 1), so P(p <= alpha) <= alpha for a clean trajectory. `clean`
@@ -111,66 +162,17 @@ def clean_flag_range(n: int, alpha: float, m: int, level: float = 0.9) -> tuple[
     return (int(law.ppf((1 - level) / 2)), int(law.ppf((1 + level) / 2)))
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
+def stop_threshold(peaks: Floats, rule: Rule) -> float:
+    """Above which |z| of a thought may a generation be stopped, so that clean ones rarely are?
 
-
-def halve_groups(groups: NDArray[np.object_]) -> NDArray[np.bool_]:
-    """Which traces belong to the reference half? [n], whole groups, decided by the group's hash."""
-    ordered = sorted(set(groups), key=_digest)
-    reference = set(ordered[: len(ordered) // 2])
-    return np.array([group in reference for group in groups], dtype=bool)
-
-
-def one_per_group(groups: NDArray[np.object_], trace_ids: NDArray[np.object_]) -> NDArray[np.bool_]:
-    """Which one trace stands for each group? [n], decided by the hash of the trace id."""
-    chosen: dict[str, int] = {}
-    for i in sorted(range(len(groups)), key=lambda i: _digest(str(trace_ids[i]))):
-        chosen.setdefault(groups[i], i)
-    keep = np.zeros(len(groups), dtype=bool)
-    keep[list(chosen.values())] = True
-    return keep
-
-
-def calibrate(clean: RunEnergies, alpha: float) -> Calibration:
-    """What do clean trajectories score, on the terms that new ones will be judged by?
-
-    Raises UserError when the run has too few groups for a p-value <= alpha, or holds an energy
-    that is not a number. Valid for new trajectories exchangeable with these: same model, tau,
-    template, and the same kind of problems.
+    peaks [n]: the largest |z| of each clean calibration trajectory. A clean generation is stopped
+    anywhere at most at the rule's alpha (on average, or guaranteed): |z| of a thought depends on no
+    later one, so the largest so far is known as the model thinks. +inf when n is too small for
+    alpha. Raises ValueError for an fdr rule, which has no meaning for one stream.
     """
-    check_alpha(alpha)
-    bad = np.unique(clean.trajectory[~np.isfinite(clean.energy)])
-    if bad.size:
-        raise UserError(
-            f"{clean.name}: trace {clean.trace_ids[bad[0]]} has an energy that is not a number;"
-            " a calibration run must be clean, collect it again"
-        )
-    in_reference = halve_groups(clean.groups)
-    chosen = ~in_reference & one_per_group(clean.groups, clean.trace_ids)
-    needed = traces_needed(alpha)
-    found = int(chosen.sum())
-    if found < needed or int(in_reference.sum()) < MIN_REFERENCE:
-        raise UserError(
-            f"{clean.name}: {found} calibration traces (one per group, half of"
-            f" {len(set(clean.groups))} groups; the other half is the reference) are too few:"
-            f" alpha {alpha:g} needs at least {needed}, so a run of {2 * needed} problems;"
-            " trace more problems or raise --alpha"
-        )
-    reference_rows = in_reference[clean.trajectory]
-    reference = fit_reference(
-        clean.energy[reference_rows],
-        clean.k[reference_rows],
-        clean.trajectory[reference_rows],
-        clean.n,
-        clean.D,
-    )
-    scored = score_trajectories(clean.energy, clean.k, clean.trajectory, clean.n, reference)
-    return Calibration(
-        reference=reference,
-        scores=np.sort(scored.score[chosen]),
-        peaks=np.sort(scored.peak[chosen]),
-        n_reference=int(in_reference.sum()),
-        unused=int((~in_reference & ~chosen).sum()),
-        reference_rows=reference_rows,
-    )
+    if rule.fdr is not None:
+        raise ValueError("a threshold for one generation needs alpha, not fdr")
+    rank = math.floor(rule.threshold(peaks.size) * (peaks.size + 1) + 1e-9)
+    if rank < 1:
+        return math.inf
+    return float(np.sort(peaks)[peaks.size - rank])

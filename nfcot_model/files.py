@@ -17,6 +17,7 @@ __all__ = [
     "canonical_json",
     "content_hash",
     "file_hash",
+    "holdings",
     "read_json_object",
     "replacing",
     "write_bytes",
@@ -48,6 +49,11 @@ def replacing(path: Path) -> Iterator[Path]:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def holdings(folder: Path) -> set[str]:
+    """Which names are in a folder? What a killed `replacing` left behind does not count."""
+    return {p.name for p in folder.iterdir() if not (p.name[0] == "." and p.suffix == ".tmp")}
 
 
 def write_bytes(path: Path, data: bytes) -> None:

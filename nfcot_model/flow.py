@@ -6,6 +6,7 @@ so that the first thought has learned parameters too. The affine maths is never 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from nfcot_model.config import FlowConfig
 from nfcot_model.transformer import CausalTransformer
 
-__all__ = ["FlowBlock", "ShallowFlow"]
+__all__ = ["FlowBlock", "FlowReading", "ShallowFlow"]
 
 
 class FlowBlock(nn.Module):
@@ -44,20 +45,26 @@ class FlowBlock(nn.Module):
         return shift, self.bound * torch.tanh(raw / self.bound)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """`y` [B, K, D], and what each place adds to the log-determinant [B, K]."""
         shift, log_scale = self.parameters_of(x)
         keep = mask[..., None].to(x.dtype)
         y = self.y((x - shift) * torch.exp(-log_scale) * keep)
-        return y, -(log_scale * keep).sum((1, 2))
+        return y, -(log_scale * keep).sum(-1)
 
     def inverse(self, y: Tensor, mask: Tensor) -> Tensor:
         """Undo `forward`, place by place: `x_k = y_k * exp(a(x_<k)) + m(x_<k)`."""
-        x = torch.zeros_like(y)
-        keep = mask[..., None].to(y.dtype)
+        cache: list[Tensor] = []
+        x: list[Tensor] = []
         for k in range(y.shape[1]):
-            shift, log_scale = self.parameters_of(x[:, : k + 1])
-            x_k = (y[:, k] * torch.exp(log_scale[:, k]) + shift[:, k]) * keep[:, k]
-            x = torch.cat([x[:, :k], x_k[:, None], x[:, k + 1 :]], dim=1)
-        return self.x(x)
+            x.append(self.undo(y[:, k], mask[:, k], x[-1] if x else None, cache))
+        return self.x(torch.stack(x, dim=1))
+
+    def undo(self, y: Tensor, mask: Tensor, before: Tensor | None, cache: list[Tensor]) -> Tensor:
+        """`x_k` [B, D] of `y_k`, given the one before it (None for the first) and its cache."""
+        start = self.start.expand(len(y), -1) if before is None else self.read(before)
+        shift, raw = self.out(self.net(start[:, None], cache)[:, 0]).chunk(2, dim=-1)
+        x = y * torch.exp(self.bound * torch.tanh(raw / self.bound)) + shift
+        return x * mask[:, None].to(y.dtype)
 
 
 class ShallowFlow(nn.Module):
@@ -76,13 +83,23 @@ class ShallowFlow(nn.Module):
         self.logdet = nn.Identity()
 
     def forward(self, e: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        u, terms = self.by_place(e, mask)
+        return u, self.logdet(terms.sum(-1))
+
+    def by_place(self, e: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """`u = F(e)` and what each place adds to the log-determinant, [B, K].
+
+        With `order="causal"` the term of place k is `log|det ∂u_k/∂e_k|` given the places before,
+        so that likelihoods of `e` have a chain rule; otherwise it is an attribution.
+        """
         with torch.autocast(e.device.type, enabled=False):
-            logdet = e.new_zeros(len(e))
+            terms = e.new_zeros(e.shape[:2])
             x = e * mask[..., None].to(e.dtype)
             for index, block in enumerate(self.blocks):
                 y, term = block(self.ordered(x, mask, index), mask)
-                x, logdet = self.ordered(y, mask, index), logdet + term
-        return x, self.logdet(logdet)
+                x = self.ordered(y, mask, index)
+                terms = terms + self.ordered(term[..., None], mask, index)[..., 0]
+        return x, terms
 
     def inverse(self, u: Tensor, mask: Tensor) -> Tensor:
         """`e = F⁻¹(u)` [B, K, D]. With `order="causal"`, `e_k` depends on `u_≤k` only."""
@@ -93,6 +110,12 @@ class ShallowFlow(nn.Module):
                 x = self.ordered(y, mask, index)
         return x
 
+    def reading(self) -> FlowReading:
+        """Decode thoughts one after another, as they come. Raises ValueError unless causal."""
+        if self.order != "causal":
+            raise ValueError(f"a flow of order {self.order} is decoded as a whole only")
+        return FlowReading([cast(FlowBlock, block) for block in self.blocks])
+
     def ordered(self, x: Tensor, mask: Tensor, index: int) -> Tensor:
         """Odd blocks of an alternating flow read each row back to front (an involution)."""
         if self.order == "causal" or index % 2 == 0:
@@ -101,3 +124,25 @@ class ShallowFlow(nn.Module):
         flipped = (mask.sum(-1, keepdim=True) - 1 - places).clamp(min=0)
         source = torch.where(mask, flipped, places)
         return x.gather(1, source[..., None].expand_as(x))
+
+
+class FlowReading:
+    """`e_k` of each thought `u_k` as it comes; the same, to the last bit, as `inverse` gives.
+
+    Remembers what it was given: one per batch, thoughts in order from the first.
+    """
+
+    def __init__(self, blocks: Sequence[FlowBlock]) -> None:
+        self.blocks = blocks
+        self.caches: list[list[Tensor]] = [[] for _ in blocks]
+        self.before: list[Tensor | None] = [None] * len(blocks)
+
+    @torch.no_grad()
+    def next(self, u: Tensor, alive: Tensor) -> Tensor:
+        """The latents [B, D] of the next thoughts u [B, D]; 0 in rows that are not alive [B]."""
+        with torch.autocast(u.device.type, enabled=False):
+            x = u * alive[:, None].to(u.dtype)
+            for i in reversed(range(len(self.blocks))):
+                x = self.blocks[i].undo(x, alive, self.before[i], self.caches[i])
+                self.before[i] = x
+        return x

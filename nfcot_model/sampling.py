@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,9 +13,12 @@ from torch import Tensor
 from nfcot_model.errors import UserError
 from nfcot_model.layout import Layout
 from nfcot_model.model import NFCoTModel
-from nfcot_model.thoughts import Thoughts
+from nfcot_model.thoughts import NewThoughts, Thoughts
 
-__all__ = ["Stream", "answer", "draw_noise", "noise_seed", "think"]
+__all__ = ["OnThought", "Stream", "answer", "draw_noise", "noise_seed", "think"]
+
+OnThought = Callable[[NewThoughts], Tensor | None]
+"""Told of each thought as it is drawn; may return which rows [B] shall think no further."""
 
 
 def noise_seed(*parts: object) -> int:
@@ -34,8 +37,11 @@ class Stream:
     """A batch of streams on one KV cache, extended by embeddings.
 
     `opening` is the backbone's output over the layout it starts from, `state` [B, d_model] the
-    last state of each row. Streams that are to be extended must be padded on the left.
+    last state of each row, `layers` what every layer said of what was last fed, where `extend` was
+    asked for it. Streams that are to be extended must be padded on the left.
     """
+
+    layers: tuple[Tensor, ...] = ()
 
     @torch.no_grad()
     def __init__(self, model: NFCoTModel, layout: Layout, u: Tensor, hidden: bool = False) -> None:
@@ -57,7 +63,7 @@ class Stream:
         return chosen
 
     @torch.no_grad()
-    def extend(self, embedded: Tensor, alive: Tensor) -> Tensor:
+    def extend(self, embedded: Tensor, alive: Tensor, hidden: bool = False) -> Tensor:
         """Feed [B, n, d_model]; what is not alive [B, n] leaves no trace in anybody's attention.
 
         Returns the states [B, n, d_model] behind what was fed, and keeps each row's last live one.
@@ -69,8 +75,10 @@ class Stream:
             attention_mask=self.attention,
             position_ids=(self.length[:, None] + places - 1).clamp(min=0),
             past_key_values=self.cache,
+            output_hidden_states=hidden,
             use_cache=True,
         )
+        self.layers = out.hidden_states if hidden else ()
         states: Tensor = out.last_hidden_state
         self.length = self.length + places[:, -1]
         self.cache = out.past_key_values
@@ -82,7 +90,12 @@ class Stream:
 
 @torch.no_grad()
 def think(
-    stream: Stream, noise: Tensor, given: Tensor | None = None, K: Tensor | None = None
+    stream: Stream,
+    noise: Tensor,
+    given: Tensor | None = None,
+    K: Tensor | None = None,
+    on_thought: OnThought | None = None,
+    hidden: bool = False,
 ) -> Thoughts:
     """Which thoughts does the model have about these prompts, given this noise?
 
@@ -91,6 +104,10 @@ def think(
     `</think>` is likelier than another thought, or at the budget. Where the stream holds thoughts
     already, they are `given` [B, ·, D], K [B] of them, and thinking goes on after them (their
     `eps`, `mu` and `log_sigma` come back as 0: nobody drew them here).
+
+    `on_thought` is told of each thought once it stands in the stream, on the stream's device, with
+    its states in every layer if `hidden`; rows that it returns have had their last thought (within
+    a step too, which then has no text), and come back as not `stopped`. Listening changes nothing.
     """
     model, budget = stream.model, noise.shape[1]
     slots = model.config.codec["slots"]
@@ -112,8 +129,19 @@ def think(
         eps = model.nf_head.eps(noise[rows, K.clamp(max=budget - 1)])
         u = mu + torch.exp(log_sigma) * eps
         drawn.put(alive, K, u, eps, mu, log_sigma)
-        stream.extend(model.project(u).to(stream.state.dtype)[:, None], alive[:, None])
+        embedded = model.project(u).to(stream.state.dtype)[:, None]
+        stream.extend(embedded, alive[:, None], hidden)
+        if on_thought is None:
+            K = K + alive.to(K)
+            continue
+        layers = [state[:, 0] for state in stream.layers]
+        halted = on_thought(NewThoughts.of(alive, K, u, eps, mu, log_sigma, layers))
         K = K + alive.to(K)
+        if halted is not None:
+            if halted.shape != alive.shape:
+                raise ValueError(f"on_thought returned {tuple(halted.shape)}, expected [B]")
+            stopped = stopped & ~(alive & halted)
+            alive = alive & ~halted
     return drawn.collect(K, stopped)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["AnswerLogp", "Decoded", "Scores", "Thoughts"]
+__all__ = ["AnswerLogp", "Decoded", "NewThoughts", "Scores", "Thoughts"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Thoughts:
     mu: Tensor  # [B, Kmax, D]
     log_sigma: Tensor  # [B, Kmax, D]
     mask: Tensor  # [B, Kmax] bool
-    stopped: Tensor  # [B] bool; False: cut at the budget before the model chose to stop
+    stopped: Tensor  # [B] bool; False: cut (budget, `on_thought`) before the model chose to stop
 
     @property
     def K(self) -> Tensor:
@@ -52,6 +53,40 @@ class Thoughts:
         zero = torch.zeros_like(u)
         stopped = torch.ones(len(u), dtype=torch.bool) if stopped is None else stopped
         return Thoughts(u * mask[..., None], zero, zero, zero, mask, stopped)
+
+
+@dataclass(frozen=True)
+class NewThoughts:
+    """Which thought was drawn just now, in each row that is still thinking?
+
+    Everything is 0 in rows that are not `alive`: those had their last thought before.
+    """
+
+    alive: Tensor  # [B] bool: the rows that have this thought
+    k: Tensor  # [B] its index in the row
+    u: Tensor  # [B, D]
+    eps: Tensor  # [B, D] the drawn noise
+    mu: Tensor  # [B, D]
+    log_sigma: Tensor  # [B, D]
+    hidden: Tensor | None  # [B, layers + 1, d_model] states at its position, as in `Scores`
+
+    @staticmethod
+    def of(
+        alive: Tensor,
+        k: Tensor,
+        u: Tensor,
+        eps: Tensor,
+        mu: Tensor,
+        log_sigma: Tensor,
+        layers: Sequence[Tensor],
+    ) -> NewThoughts:
+        """From one step of sampling, whose dead rows hold whatever the batch computed there."""
+        k, u, eps, mu, log_sigma, *states = (
+            value.where(alive.view(-1, *[1] * (value.dim() - 1)), torch.zeros_like(value))
+            for value in (k, u, eps, mu, log_sigma, *layers)
+        )
+        hidden = torch.stack(states, dim=1).float() if states else None
+        return NewThoughts(alive, k, u, eps, mu, log_sigma, hidden)
 
 
 @dataclass(frozen=True)

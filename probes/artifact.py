@@ -1,14 +1,16 @@
-"""A fitted probe on disk: weights as safetensors, everything else as JSON, no pickles.
+"""A fitted probe on disk: arrays as safetensors, everything else as JSON, no pickles.
 
-    probe.safetensors   mean, scale [D]; coef [C, D]; intercept [C]
-    probe.json          site, label, classes, settings, split and run hashes, metrics, versions
+    probe.safetensors   mean, scale [D]; coef [C, D]; intercept [C]; query [D] of attention pooling;
+                        alarms [n], the sorted scores of control rows that must raise no alarm
+    probe.json          site, label, classes, calibration, thresholds, split, hashes, metrics
 
 Applying one needs numpy only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,54 +18,54 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from scipy.special import softmax
-from sklearn.pipeline import Pipeline
 
 from nfcot_model.errors import UserError
-from nfcot_model.files import content_hash, read_json_object, write_bytes, write_json
+from nfcot_model.files import content_hash, holdings, read_json_object, write_bytes, write_json
 from nfcot_model.traces import Run
+from probes.calibration import Calibration
+from probes.fit import ProbeResult
 from probes.sites import Site, parse_site
+from probes.thresholds import Thresholds
+from probes.weights import Features, Weights
 
-__all__ = ["FORMAT_VERSION", "Probe", "Weights", "read_probe", "weights_of", "write_probe"]
+__all__ = ["FORMAT_VERSION", "Probe", "read_probe", "save_probe"]
 
-FORMAT_VERSION = 2
-FIELDS: dict[str, type] = {
+FORMAT_VERSION = 3
+WEIGHTS_FILE = "probe.safetensors"
+JSON_FILE = "probe.json"
+PACKAGES = ("nfcot-scope", "numpy", "scikit-learn", "scipy", "safetensors", "torch")
+ARRAYS = ("mean", "scale", "coef", "intercept", "alarms")
+KINDS = ("binary", "multiclass", "number")
+FIELDS: dict[str, type | tuple[type, ...]] = {
     "hash": str,
     "site": str,
     "label": str,
-    "classes": list,
+    "kind": str,
+    "classes": (list, type(None)),
+    "positive": (str, type(None)),
+    "calibration_link": (dict, type(None)),
+    "thresholds": (dict, type(None)),
     "train_groups": list,
+    "control_groups": list,
+    "estimator": str,
+    "headline": str,
     "run_hash": str,
+    "checkpoint_hash": str,
     "seed": int,
     "settings": dict,
+    "metrics": dict,
+    "controls": list,
 }
-WEIGHTS_FILE = "probe.safetensors"
-JSON_FILE = "probe.json"
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A linear readout. `mean`, `scale`: [D]; `coef`: [C, D]; `intercept`: [C]."""
-
-    mean: NDArray[np.float64]
-    scale: NDArray[np.float64]
-    coef: NDArray[np.float64]
-    intercept: NDArray[np.float64]
-
-    def probabilities(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Which probability has each class at each row? [n, D] -> [n, C]"""
-        return softmax((X - self.mean) / self.scale @ self.coef.T + self.intercept, axis=1)
-
-    def hash(self) -> str:
-        """Are two readouts the same to the last bit?"""
-        return content_hash({name: value.tolist() for name, value in vars(self).items()})
+# What says which probe it is: another one may not take its folder.
+OWN = ("run_hash", "label", "site", "estimator", "seed", "positive")
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A probe ready to apply: weights and what they were fitted on (`meta`, as in probe.json)."""
+    """A probe ready to apply: weights, the scores of its control rows, and probe.json (`meta`)."""
 
     weights: Weights
+    alarms: NDArray[np.float64]
     meta: dict[str, Any]
 
     @property
@@ -73,6 +75,29 @@ class Probe:
     @property
     def hash(self) -> str:
         return str(self.meta["hash"])
+
+    @property
+    def kind(self) -> str:
+        return str(self.meta["kind"])
+
+    @property
+    def limits(self) -> Thresholds | None:
+        """Above which probability does it raise an alarm, at which rate?"""
+        found = self.meta["thresholds"]
+        return None if found is None else Thresholds(**found)
+
+    def read(self, X: Features) -> NDArray[np.float64]:
+        """What does it say of features at its site?
+
+        The calibrated probability of the positive class [n], of every class [n, C], or the number
+        [n]. X: [n, D], or n trajectories [K, D] for attention pooling.
+        """
+        raw = self.weights.scores(X)
+        told = raw[:, 0] if self.kind != "multiclass" else raw
+        link = self.meta["calibration_link"]
+        if link is None:
+            return told
+        return np.asarray(Calibration(link["slope"], tuple(link["offsets"])).apply(told))
 
     def refuse_mismatch(self, run: Run) -> None:
         """Raise UserError unless the run was made as the one this probe was fitted on.
@@ -87,41 +112,57 @@ class Probe:
                     " thoughts made otherwise are not comparable: fit a probe on this run"
                 )
 
+    def refuse_width(self, run: Run, X: Features) -> None:
+        """Raise UserError when the site holds rows of another width than the probe reads."""
+        width = np.shape(X[0])[-1] if len(X) else self.weights.mean.size
+        if width != self.weights.mean.size:
+            raise UserError(
+                f"{run.name}: {width} values at --site {self.site}, the probe reads"
+                f" {self.weights.mean.size}; fit a probe on this run"
+            )
 
-def weights_of(model: Pipeline, classes: int) -> Weights:
-    """Which plain arrays say the same as the fitted pipeline?
 
-    A binary model's single row becomes two, so that one softmax covers both cases.
+def save_probe(result: ProbeResult, folder: Path) -> Probe | None:
+    """Keep a fitted probe in `folder`, JSON last, so that a folder with probe.json is whole.
+
+    None, and nothing written, when its estimator is not linear and so has no arrays to keep. Raises
+    UserError when the folder holds something else or another probe.
     """
-    scaler, logistic = model[0], model[-1]
-    if len(logistic.classes_) != classes:
-        raise ValueError(f"the model knows {len(logistic.classes_)} of {classes} classes")
-    coef, intercept = logistic.coef_, logistic.intercept_
-    if classes == 2:
-        coef, intercept = np.vstack([0 * coef, coef]), np.concatenate([0 * intercept, intercept])
-    return Weights(scaler.mean_, scaler.scale_, coef, intercept)
-
-
-def write_probe(folder: Path, weights: Weights, meta: dict[str, Any]) -> Probe:
-    """Put a probe into `folder`, JSON last, so that a folder with probe.json is whole.
-
-    Raises UserError when the folder holds something else or another probe.
-    """
-    identity = {k: v for k, v in meta.items() if k not in ("versions", "run")}
-    digest = content_hash([identity, weights.hash()])
+    reading = result.reading
+    weights = reading.fitted.weights
+    if weights is None:
+        return None
+    link = reading.link
+    meta = result.to_dict() | {
+        "calibration_link": None
+        if link is None
+        else {"slope": link.slope, "offsets": list(link.offsets)},
+        "train_groups": sorted(result.split.fold),
+        "control_groups": sorted(result.split.control),
+        "test_groups": sorted(result.split.test),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    digest = _hash(meta, weights, reading.alarms)
     meta = {"format_version": FORMAT_VERSION, "hash": digest, **meta}
     _refuse_foreign(folder, meta)
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.ascontiguousarray(value) for name, value in vars(weights).items()}
-    write_bytes(folder / WEIGHTS_FILE, save(arrays))
+    arrays = {name: np.ascontiguousarray(value) for name, value in weights.arrays.items()}
+    write_bytes(folder / WEIGHTS_FILE, save(arrays | {"alarms": reading.alarms}))
     write_json(folder / JSON_FILE, meta)
-    return Probe(weights, meta)
+    return Probe(weights, reading.alarms, meta)
+
+
+def _hash(meta: dict[str, Any], weights: Weights, alarms: NDArray[np.float64]) -> str:
+    circumstances = ("versions", "run", "hash", "format_version")
+    identity = {name: value for name, value in meta.items() if name not in circumstances}
+    return content_hash([identity, weights.hash(), alarms.tolist()])
 
 
 def _refuse_foreign(folder: Path, meta: dict[str, Any]) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder}: is a file; give a folder")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    # arrays alone are what a killed save leaves
+    if not folder.is_dir() or holdings(folder) <= {WEIGHTS_FILE}:
         return
     if not (folder / JSON_FILE).is_file():
         raise UserError(f"--out {folder}: is not empty and holds no probe; give another folder")
@@ -129,7 +170,7 @@ def _refuse_foreign(folder: Path, meta: dict[str, Any]) -> None:
         found = read_probe(folder).meta
     except UserError as error:
         raise UserError(f"--out {folder}: {error}, or give another folder") from None
-    for name in ("run_hash", "label", "site", "seed"):
+    for name in OWN:
         if found[name] != meta[name]:
             raise UserError(
                 f"--out {folder}: holds another probe ({name} is {found[name]} there,"
@@ -155,39 +196,69 @@ def read_probe(folder: Path) -> Probe:
         raise UserError(
             f"{folder / JSON_FILE}: expected format_version {FORMAT_VERSION}; fit the probe again"
         )
-    if set(arrays) != set(Weights.__annotations__):
+    if not {*ARRAYS} <= set(arrays) <= {*ARRAYS, "query"}:
         raise UserError(f"{folder / WEIGHTS_FILE}: its arrays are not a probe's; fit it again")
+    alarms = arrays.pop("alarms")
     weights = Weights(**arrays)
-    identity = {
-        k: v for k, v in meta.items() if k not in ("versions", "run", "hash", "format_version")
-    }
-    if content_hash([identity, weights.hash()]) != meta.get("hash"):
+    if _hash(meta, weights, alarms) != meta.get("hash"):
         raise UserError(f"{folder}: the probe's hash does not fit its content; fit it again")
     _check_fields(folder, meta, weights)
-    return Probe(weights, meta)
+    return Probe(weights, alarms, meta)
+
+
+def _is_link(link: Any, classes: int) -> bool:
+    """Is it a calibration of so many classes, or of none, a number's?"""
+    if link is None or classes == 0:
+        return link is None and classes == 0
+    if set(link) != {"slope", "offsets"} or not isinstance(link["offsets"], list):
+        return False
+    return len(link["offsets"]) == classes and _numbers([link["slope"], *link["offsets"]])
+
+
+def _are_limits(limits: Any) -> bool:
+    """Are they thresholds, or none?"""
+    if limits is None:
+        return True
+    if set(limits) != {field.name for field in fields(Thresholds)}:
+        return False
+    if not isinstance(limits["values"], dict) or not isinstance(limits["reasons"], dict):
+        return False
+    return _numbers([limits["negatives"], limits["groups"], *limits["values"].values()])
+
+
+def _numbers(values: list[Any]) -> bool:
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
 def _check_fields(folder: Path, meta: dict[str, Any], weights: Weights) -> None:
+    file = folder / JSON_FILE
     for name, kind in FIELDS.items():
-        if not isinstance(meta.get(name), kind):
+        if not isinstance(meta.get(name, ...), kind):
             raise UserError(
-                f"{folder / JSON_FILE}: field '{name}' is missing or not a {kind.__name__};"
-                " fit the probe again"
+                f"{file}: field '{name}' is missing or of another type; fit the probe again"
             )
-    if not all(isinstance(group, str) for group in meta["train_groups"]):
-        raise UserError(
-            f"{folder / JSON_FILE}: field 'train_groups' is not a list of names;"
-            " fit the probe again"
-        )
+    if meta["kind"] not in KINDS or (meta["kind"] == "number") != (meta["classes"] is None):
+        raise UserError(f"{file}: kind '{meta['kind']}' does not fit its classes; fit it again")
+    for name in ("train_groups", "control_groups"):
+        if not all(isinstance(group, str) for group in meta[name]):
+            raise UserError(f"{file}: field '{name}' is not a list of names; fit the probe again")
+    outputs = len(meta["classes"] or ())
+    for name, fits in (
+        ("calibration_link", _is_link(meta["calibration_link"], outputs)),
+        ("thresholds", _are_limits(meta["thresholds"])),
+    ):
+        if not fits:
+            raise UserError(f"{file}: field '{name}' is of another form; fit the probe again")
     try:
         parse_site(meta["site"])
     except UserError:
         raise UserError(
-            f"{folder / JSON_FILE}: field 'site' is no site ({meta['site']}); fit the probe again"
+            f"{file}: field 'site' is no site ({meta['site']}); fit the probe again"
         ) from None
-    C, D = len(meta["classes"]), weights.mean.size
-    shapes = {name: value.shape for name, value in vars(weights).items()}
-    if shapes != {"mean": (D,), "scale": (D,), "coef": (C, D), "intercept": (C,)}:
+    C, D = 1 if meta["kind"] != "multiclass" else len(meta["classes"]), weights.mean.size
+    shapes = {name: value.shape for name, value in weights.arrays.items()}
+    expected = {"mean": (D,), "scale": (D,), "coef": (C, D), "intercept": (C,), "query": (D,)}
+    if any(shape != expected[name] for name, shape in shapes.items()):
         raise UserError(
-            f"{folder / WEIGHTS_FILE}: shapes {shapes} do not fit {C} classes; fit the probe again"
+            f"{folder / WEIGHTS_FILE}: shapes {shapes} do not fit {C} outputs; fit the probe again"
         )

@@ -1,55 +1,79 @@
-"""How is a probe fitted? Linear on standardised features, as weak as the data asks for."""
+"""How can a label be read? The estimators by name, each a fit of many labellings at once."""
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, PredefinedSplit
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
 from nfcot_model.errors import UserError
-from probes.splits import INNER_FOLDS, deal_groups
+from probes.solvers import Design, Linear, fit_discriminant, fit_logistic, fit_ridge
 
-__all__ = ["ESTIMATOR", "class_scores", "fit_logistic"]
+__all__ = ["ESTIMATORS", "Estimator", "default_estimators", "estimator_named", "strongest"]
 
-ESTIMATOR = "logistic"
-STRENGTHS = (0.01, 0.1, 1.0, 10.0)
+CLASSES = ("binary", "multiclass")
+# scikit-learn's C from strong to weak, and ridge's alpha likewise.
+STRENGTHS = (0.001, 0.01, 0.1, 1.0)
+ALPHAS = (1e4, 1e3, 1e2, 1e1, 1.0)
+Start = tuple[Tensor, Tensor] | None
 
 
-def fit_logistic(
-    X: NDArray[np.float64], y: NDArray[np.int64], groups: NDArray[np.object_], seed: int
-) -> Pipeline:
-    """Which linear readout predicts y from X? X [n, D], y [n] class indices.
-
-    Standardisation is fitted inside the pipeline; C is the best of 0.01 .. 10 by balanced accuracy
-    in three inner folds that keep groups whole. Raises UserError when a class is in too few groups
-    to be in the training part of each; a fit that fails is an error, never a lower score.
+@dataclass(frozen=True)
+class Estimator:
+    """A linear probe. `kinds`: the tasks it is for; `penalties`: what inner folds choose among
+    (strongest first), none where nothing is to be chosen; `fit` takes labellings y [B, n] with a
+    penalty each, the number of classes, and fits of similar rows to start from.
     """
-    fold = deal_groups(y, groups, INNER_FOLDS, seed)
-    if any(set(y[fold != f]) != set(y) for f in range(INNER_FOLDS)):
-        raise UserError(
-            f"a class of the label is in too few problem groups for {INNER_FOLDS} inner folds;"
-            " trace more problems or choose another --label or --site"
-        )
-    search = GridSearchCV(
-        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
-        {"logisticregression__C": list(STRENGTHS)},
-        scoring="balanced_accuracy",
-        cv=PredefinedSplit(fold),
-        error_score="raise",
+
+    name: str
+    kinds: tuple[str, ...]
+    penalties: tuple[float, ...]
+    fit: Callable[[Design, Tensor, Tensor, int, Start], Linear]
+
+
+def _logistic(design: Design, y: Tensor, C: Tensor, classes: int, start: Start) -> Linear:
+    return fit_logistic(design, y, C, classes, start=start)
+
+
+def _ridge(design: Design, y: Tensor, alpha: Tensor, classes: int, start: Start) -> Linear:
+    return fit_ridge(design, y, alpha)
+
+
+def _discriminant(name: str, shrinkage: float | None) -> Estimator:
+    def fit(design: Design, y: Tensor, penalties: Tensor, classes: int, start: Start) -> Linear:
+        return fit_discriminant(design, y, classes, shrinkage)
+
+    return Estimator(name, CLASSES, (), fit)
+
+
+ESTIMATORS = {
+    e.name: e
+    for e in (
+        Estimator("logistic", CLASSES, STRENGTHS, _logistic),
+        _discriminant("lda", None),
+        _discriminant("mass_mean", 1.0),
+        _discriminant("mass_mean_whitened", 0.0),
+        Estimator("ridge", ("number",), ALPHAS, _ridge),
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return search.fit(X, y).best_estimator_
+}
 
 
-def class_scores(model: Pipeline, X: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
-    """Which probability has each class? [n, classes], 0 for classes the model never saw."""
-    scores = np.zeros((len(X), classes))
-    scores[:, model.classes_] = model.predict_proba(X)
-    return scores
+def default_estimators(kind: str) -> tuple[str, ...]:
+    """Which estimators does a sweep try when none is named?"""
+    return ("ridge",) if kind == "number" else ("logistic", "lda", "mass_mean")
+
+
+def strongest(kind: str) -> str:
+    """Which estimator reads most from features of unknown kind? That of the controls."""
+    return "ridge" if kind == "number" else "logistic"
+
+
+def estimator_named(name: str, kind: str) -> Estimator:
+    """The estimator of that name; raises UserError, listing those for the task, when it is none."""
+    usable = [e for e in ESTIMATORS.values() if kind in e.kinds]
+    for estimator in usable:
+        if estimator.name == name:
+            return estimator
+    names = ", ".join(e.name for e in usable)
+    raise UserError(f"--estimator '{name}': for a {kind} label expected one of {names}")

@@ -1,176 +1,237 @@
-"""Can a label be read linearly at one site of a run, on problems the probe has not seen?"""
+"""Can a label be read at one site of a run, on problems the probe has not seen, and only there?"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
 
 from nfcot_model.errors import UserError
+from nfcot_model.reasoners import NFCoTReasoner
+from nfcot_model.terminal import jsonable
 from nfcot_model.traces import Run
-from probes.artifact import Probe, Weights, weights_of, write_probe
-from probes.estimators import ESTIMATOR, class_scores, fit_logistic
-from probes.evaluate import evaluate_predictions, majority_predictions, permute_between_groups
-from probes.intervals import Estimate
-from probes.labels import read_labels
-from probes.sites import parse_site, read_site, real_site, site_rows
-from probes.splits import grouped_split
+from probes.calibration import Bin, calibration_table
+from probes.controls.compare import Control, Judged, controls_of
+from probes.controls.panel import Panel
+from probes.controls.states import control_states
+from probes.estimators import strongest
+from probes.fitting import resolve
+from probes.headline import headline
+from probes.intervals import Estimate, group_draws
+from probes.mdl import Mdl
+from probes.metrics import evaluate
+from probes.permutations import Permutation, permutation_test
+from probes.population import Population, population
+from probes.reading import Reading, code_length, read_rows, task_of
+from probes.sites import parse_site
+from probes.splits import FOLDS, Split, split_groups
+from probes.tables import LabelTable
+from probes.threads import one_thread_each
 
-__all__ = ["Control", "ProbeResult", "fit_probe", "save_probe"]
+__all__ = ["Options", "ProbeResult", "fit_population", "fit_probe"]
 
-MIN_TEST_GROUPS = 5
-CLASS_MEANS = ("balanced_accuracy", "auroc")
+MAX_SEED = 2**63
 
 
 @dataclass(frozen=True)
-class Control:
-    """What does a probe score that cannot know? The figures to read `metrics` against."""
+class Options:
+    """How is a probe fitted and judged?
 
-    name: str
-    metrics: dict[str, Estimate]
+    `estimator`: a name, a scikit-learn estimator, or None for logistic (ridge for numbers).
+    `kind`, `positive`: as in `read_labels`. `draws`: resamples behind an interval; `permutations`:
+    behind a p-value. `controls`: False for the probe alone. `against`: other sites to read the same
+    labels from, in the same table.
+    """
+
+    estimator: str | BaseEstimator | None = None
+    kind: str = "auto"
+    positive: str | None = None
+    seed: int = 0
+    folds: int = FOLDS
+    draws: int = 1000
+    permutations: int = 999
+    controls: bool = True
+    against: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < MAX_SEED:
+            raise UserError(f"--seed is {self.seed}; expected 0 to 2**63 - 1")
+        if self.draws < 100:
+            raise UserError(f"--draws is {self.draws}; an interval needs at least 100")
+        if self.permutations < 1:
+            raise UserError(f"--permutations is {self.permutations}; expected at least 1")
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """How well is the label read at the site, and by which weights?
+    """How well is the label read at the site, by which probe, and how well from elsewhere?
 
-    `n`, `groups`: traces and groups in the population, training and test together; `out`: traces
-    that are not in it, by reason. `metrics` and `controls` are on held-out groups; `withheld`: why
-    a metric has no value (null). `settings`: those that a run must share for the probe to apply.
-    Decodability only: nothing here says that the model uses what the probe reads.
+    `n`, `groups`: traces and groups of all parts together; `out`: traces that are in none, by
+    reason. `metrics`, `controls`, `permutation` are on the held-out test groups, which chose
+    nothing; `validation`: the choosing statistic over the training folds. `withheld`: why a metric
+    has no value. `settings`: those a run must share for the probe to apply. `headline` says in a
+    sentence what the controls leave of it. Decodability only: nothing here says that the model uses
+    what the probe reads.
     """
 
     site: str
     label: str
     label_level: str
+    kind: str
     estimator: str
-    classes: list[Any]
+    penalty: float | None
+    classes: list[Any] | None
+    positive: str | None
     seed: int
     n: int
     groups: int
     n_test: int
     groups_test: int
+    n_control: int
     out: dict[str, int]
+    validation: float
     metrics: dict[str, Estimate]
-    controls: list[Control]
     withheld: dict[str, str]
-    weights: Weights
+    headline: str
+    controls: list[Control]
+    permutation: Permutation
+    mdl: Mdl | None
+    calibration: list[Bin]
+    reading: Reading
+    split: Split
     run: str
     run_hash: str
     checkpoint_hash: str
     settings: dict[str, Any]
-    split_hash: str
-    train_groups: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields of `nfcot probe fit --json`, without weights and group names."""
-        plain = {k: v for k, v in vars(self).items() if k not in ("weights", "train_groups")}
-        plain["metrics"] = _metrics(self.metrics)
-        plain["controls"] = [
-            {"name": c.name, "metrics": _metrics(c.metrics)} for c in self.controls
-        ]
-        return plain
+        """The fields of `nfcot probe fit --json`, without weights, scores and group names."""
+        plain = {k: v for k, v in vars(self).items() if k not in ("reading", "split")}
+        limits = self.reading.limits
+        return plain | {
+            "metrics": {name: estimate.to_dict() for name, estimate in self.metrics.items()},
+            "controls": [control.to_dict() for control in self.controls],
+            "permutation": self.permutation.to_dict(),
+            "mdl": None if self.mdl is None else jsonable(self.mdl),
+            "thresholds": None if limits is None else jsonable(limits),
+            "calibration": jsonable(self.calibration),
+            "split_hash": self.split.hash,
+        }
 
 
-def _metrics(metrics: dict[str, Estimate]) -> dict[str, dict[str, float | None]]:
-    return {name: estimate.to_dict() for name, estimate in metrics.items()}
+def fit_probe(
+    run: Run,
+    label: str,
+    site: str,
+    options: Options | None = None,
+    *,
+    table: LabelTable | None = None,
+    reasoner: NFCoTReasoner | None = None,
+    progress: Callable[[str], object] | None = None,
+) -> ProbeResult:
+    """How well does a probe at `site` read `label`, beside everything that should read it worse?
 
-
-def fit_probe(run: Run, label: str, site: str, seed: int = 0) -> ProbeResult:
-    """How well does a logistic probe at `site` read `label`?
-
-    Three quarters of the groups train, one quarter tests, beside two controls: the same fit on
-    labels permuted between groups, and the commonest class. Means over classes are withheld when a
-    class is in fewer than five held-out groups. Raises UserError for a site or label that the run
-    does not have, a single class, or too few groups.
+    A quarter of the problem groups tests and chooses nothing; of a binary label another quarter
+    fixes the thresholds of its alarms; the rest trains, with penalties chosen by grouped
+    cross-validation. `table`: the user's own labels. `reasoner`: the run's model, for the controls
+    that need it (found where the run says it is when None; where it is gone, they are left out with
+    the reason). progress: called with the name of what is done next. Raises UserError for a site or
+    label that the run does not have, a single class, or too few groups.
     """
-    if not 0 <= seed < 2**63:
-        raise UserError(f"--seed is {seed}; expected 0 to 2**63 - 1")
-    place = real_site(run, parse_site(site))
-    rows = site_rows(run, place)
-    labels = read_labels(run, label, rows)
-    if not labels.known.any():
-        raise UserError(f"--label '{label}': no thought at --site {place} of {run.name} has it")
-    x = read_site(run, place, rows)[labels.known]
-    values = labels.values[labels.known]
-    groups = run.traces["group"].to_numpy(dtype=object)[rows.trace][labels.known]
-    classes = sorted(set(values), key=lambda v: (isinstance(v, str), v))
-    index = {value: i for i, value in enumerate(classes)}
-    y = np.array([index[v] for v in values], dtype=np.int64)
-    split = grouped_split(y, groups, classes, seed)
-    train, test, C = split.train, split.test, len(classes)
-
-    model = fit_logistic(x[train], y[train], groups[train], seed)
-    metrics = evaluate_predictions(y[test], class_scores(model, x[test], C), groups[test], seed)
-
-    y_null = y.copy()
-    for side, offset in ((train, 1), (test, 2)):
-        y_null[side] = permute_between_groups(y[side], groups[side], seed + offset)
-    null = fit_logistic(x[train], y_null[train], groups[train], seed)
-    shuffled = evaluate_predictions(
-        y_null[test], class_scores(null, x[test], C), groups[test], seed
+    asked = options or Options()
+    found = population(
+        run, parse_site(site), label, table=table, kind=asked.kind, positive=asked.positive
     )
-    commonest = evaluate_predictions(
-        y[test], majority_predictions(y[train], test.size, C), groups[test], seed
+    split = split_groups(
+        found.y, found.groups, found.classes, asked.seed, asked.folds, found.kind == "binary"
     )
-    withheld = _withheld(split.test_groups, classes)
+    panel = None
+    if asked.controls:
+        (progress or _silent)("states of the controls")
+        panel = Panel(run, control_states(run, reasoner), asked.seed)
+    return fit_population(run, found, split, asked, panel, progress)
+
+
+def fit_population(
+    run: Run,
+    found: Population,
+    split: Split,
+    options: Options,
+    panel: Panel | None,
+    progress: Callable[[str], object] | None = None,
+) -> ProbeResult:
+    """`fit_probe` on rows that are read already, with a split that is made already."""
+    with one_thread_each():
+        return _fitted(run, found, split, options, panel, progress or _silent)
+
+
+def _fitted(
+    run: Run,
+    found: Population,
+    split: Split,
+    options: Options,
+    panel: Panel | None,
+    tell: Callable[[str], object],
+) -> ProbeResult:
+    task = task_of(found, split.rows(found.groups), options.seed)
+    wanted = options.estimator or strongest(found.kind)
+    estimator = resolve(wanted, found.kind, found.site.place.how == "all")
+    X = found.X if found.X is not None else []
+    tell("probe")
+    reading = read_rows(task, X, estimator)
+    y, groups = task.test_y, task.test_groups
+    draws = group_draws(groups, options.draws, options.seed)
+    metrics, withheld = evaluate(
+        found.kind, y, reading.test, groups, options.seed, draws, reading.limits, found.classes
+    )
+    judged = Judged(task, X, estimator, reading, draws)
+    controls = []
+    for other in options.against:
+        tell(other)
+        controls.append(judged.other_site(other, found, run))
+    if panel is not None:
+        for name, make in controls_of(judged, found, panel, run):
+            tell(name)
+            controls.append(make())
+    tell("permutations")
+    permutation = permutation_test(
+        found.kind, y, reading.test, groups, options.permutations, options.seed
+    )
+    is_number = found.kind == "number"
     return ProbeResult(
-        site=str(place),
-        label=label,
-        label_level=labels.level,
-        estimator=ESTIMATOR,
-        classes=classes,
-        seed=seed,
-        n=int(y.size),
-        groups=len(set(groups)),
-        n_test=int(test.size),
-        groups_test=len(set(groups[test])),
-        out={
-            f"no thought {place.k}": rows.out,
-            f"no label '{label}'": int((~labels.known).sum()),
-        },
-        metrics=_without(metrics, withheld),
-        controls=[
-            Control("shuffled_labels", _without(shuffled, withheld)),
-            Control("majority_class", _without(commonest, withheld)),
-        ],
+        site=str(found.site),
+        label=found.label,
+        label_level=found.label_level,
+        kind=found.kind,
+        estimator=reading.fitted.estimator,
+        penalty=reading.fitted.penalty,
+        classes=found.classes,
+        positive=options.positive,
+        seed=options.seed,
+        n=len(found.y),
+        groups=len(set(found.groups)),
+        n_test=len(y),
+        groups_test=len(set(groups)),
+        n_control=len(task.rows.control),
+        out=found.out,
+        validation=reading.fitted.value,
+        metrics=metrics,
         withheld=withheld,
-        weights=weights_of(model, C),
+        headline=headline(found.kind, metrics, controls, permutation),
+        controls=controls,
+        permutation=permutation,
+        mdl=code_length(task, X, estimator, reading.fitted.penalty),
+        calibration=[] if is_number else calibration_table(found.kind, y, reading.test),
+        reading=reading,
+        split=split,
         run=run.name,
         run_hash=run.hash,
         checkpoint_hash=run.manifest["checkpoint_hash"],
         settings=run.settings,
-        split_hash=split.hash,
-        train_groups=split.train_groups,
     )
 
 
-def _withheld(test_groups: NDArray[np.int64], classes: list[Any]) -> dict[str, str]:
-    """Which metrics have no value, and why? Those in which a class of few groups weighs fully."""
-    rarest = int(test_groups.argmin())
-    if test_groups[rarest] >= MIN_TEST_GROUPS:
-        return {}
-    reason = (
-        f"class {classes[rarest]!r} is in {test_groups[rarest]} held-out groups, at least"
-        f" {MIN_TEST_GROUPS} are needed: trace more problems"
-    )
-    return dict.fromkeys(CLASS_MEANS, reason)
-
-
-def _without(metrics: dict[str, Estimate], withheld: dict[str, str]) -> dict[str, Estimate]:
-    nothing = Estimate(float("nan"), float("nan"), float("nan"))
-    return {name: nothing if name in withheld else e for name, e in metrics.items()}
-
-
-def save_probe(result: ProbeResult, folder: Path) -> Probe:
-    """Keep a fitted probe in `folder` (see probes.artifact)."""
-    packages = ("nfcot-scope", "numpy", "scikit-learn", "scipy", "safetensors")
-    meta = result.to_dict() | {
-        "train_groups": list(result.train_groups),
-        "versions": {name: version(name) for name in packages},
-    }
-    return write_probe(folder, result.weights, meta)
+def _silent(name: str) -> None:
+    """Nobody watches."""

@@ -8,8 +8,20 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
-__all__ = ["Estimate", "cluster_bootstrap", "cluster_means"]
+__all__ = [
+    "Draws",
+    "Estimate",
+    "accuracy_interval",
+    "cluster_bootstrap",
+    "cluster_means",
+    "exact_share",
+    "group_draws",
+    "percentile_interval",
+]
+
+LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -25,12 +37,80 @@ class Estimate:
         return {name: v if math.isfinite(v) else None for name, v in plain.items()}
 
 
+@dataclass(frozen=True)
+class Draws:
+    """Resamples of whole groups. `times` [B, G]: how often each group is drawn; `cluster` [n]: the
+    group of each row."""
+
+    times: NDArray[np.float64]
+    cluster: NDArray[np.int64]
+
+    def weights(self, part: slice = slice(None)) -> NDArray[np.float64]:
+        """How often is each row drawn, in a part of the resamples? [B, n]"""
+        return self.times[part][:, self.cluster]
+
+    def sums(self, column: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Which sum has a column [n] in each resample? [B]"""
+        return self.times @ np.bincount(self.cluster, column, self.times.shape[1])
+
+
+def group_draws(groups: NDArray[np.object_], draws: int, seed: int) -> Draws:
+    """Which groups are in each resample, when as many are drawn with replacement as there are?
+
+    groups [n]. The draws of `cluster_bootstrap` for the same groups and seed, so that two probes
+    tested on the same rows are compared on the same resamples.
+    """
+    names, cluster = np.unique(groups.astype(str), return_inverse=True)
+    if not names.size:
+        return Draws(np.zeros((draws, 0)), cluster)
+    rng = np.random.default_rng(seed)
+    times = np.empty((draws, names.size))
+    for row in times:
+        row[:] = np.bincount(rng.integers(names.size, size=names.size), minlength=names.size)
+    return Draws(times, cluster)
+
+
+def percentile_interval(value: float, drawn: NDArray[np.float64], level: float = LEVEL) -> Estimate:
+    """Between which percentiles of its resamples [B] does a value lie? NaN resamples left out."""
+    known = drawn[~np.isnan(drawn)]
+    if not known.size or math.isnan(value):
+        return Estimate(value, math.nan, math.nan)
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(value), float(low), float(high))
+
+
+def exact_share(right: bool, groups: NDArray[np.object_]) -> Estimate:
+    """How sure is a share of one or of zero? The exact binomial interval, a trial per group."""
+    n = len(set(groups))
+    bounds = stats.binomtest(n if right else 0, n).proportion_ci(LEVEL, method="exact")
+    return Estimate(float(right), float(bounds.low), float(bounds.high))
+
+
+def accuracy_interval(
+    hit: NDArray[np.bool_], groups: NDArray[np.object_], seed: int, draws: int = 1000
+) -> Estimate:
+    """Which share of readings is right, with a 95 % interval over groups?
+
+    hit [n], groups [n]. All right or all wrong: `exact_share`. NaN throughout without a row, NaN
+    ends where a single group with hits and misses says nothing of other groups.
+    """
+    if hit.size == 0:
+        return Estimate(math.nan, math.nan, math.nan)
+    if hit.all() or not hit.any():
+        return exact_share(bool(hit.all()), groups)
+    if len(set(groups)) == 1:
+        return Estimate(float(hit.mean()), math.nan, math.nan)
+    resamples = group_draws(groups, draws, seed)
+    drawn = resamples.sums(hit.astype(np.float64)) / resamples.sums(np.ones(hit.size))
+    return percentile_interval(float(hit.mean()), drawn)
+
+
 def cluster_bootstrap(
     metrics: Callable[[NDArray[np.int64]], dict[str, float]],
     groups: NDArray[np.object_],
     seed: int,
     draws: int = 1000,
-    level: float = 0.95,
+    level: float = LEVEL,
 ) -> dict[str, Estimate]:
     """Which interval has each metric when whole groups are drawn anew?
 
@@ -60,7 +140,7 @@ def cluster_means(
     groups: NDArray[np.object_],
     seed: int = 0,
     draws: int = 1000,
-    level: float = 0.95,
+    level: float = LEVEL,
 ) -> dict[str, Estimate]:
     """`cluster_bootstrap` of plain means, from sums per group: the same intervals, much faster.
 
@@ -71,17 +151,15 @@ def cluster_means(
         return {name: Estimate(math.nan, math.nan, math.nan) for name in columns}
     rng = np.random.default_rng(seed)
     times = rng.multinomial(names.size, np.full(names.size, 1 / names.size), size=draws)
-    tails = [(1 - level) / 2, (1 + level) / 2]
+    resamples = Draws(times.astype(np.float64), cluster)
     out = {}
     for name, column in columns.items():
         known = ~np.isnan(column)
-        counts = np.bincount(cluster, known, names.size)
-        sums = np.bincount(cluster, np.where(known, column, 0.0), names.size)
         if not known.any():
             out[name] = Estimate(math.nan, math.nan, math.nan)
             continue
+        sums, counts = np.where(known, column, 0.0), known.astype(np.float64)
         with np.errstate(invalid="ignore"):
-            drawn = (times @ sums) / (times @ counts)
-        low, high = (float(q) for q in np.nanquantile(drawn, tails))
-        out[name] = Estimate(float(sums.sum() / counts.sum()), low, high)
+            drawn = resamples.sums(sums) / resamples.sums(counts)
+        out[name] = percentile_interval(sums.sum() / counts.sum(), drawn, level)
     return out

@@ -167,7 +167,7 @@ def _shard(
     K = np.array([len(problem["labels"]) for problem, _ in block])
     step_labels = [labels for problem, _ in block for labels in problem["labels"]]
     rows, first = int(K.sum()), np.cumsum(K) - K
-    mu = np.stack([_mean(labels, D, style.signal) for labels in step_labels])
+    mu = np.array([_mean(labels, D, style.signal) for labels in step_labels]).reshape(rows, D)
     drawn = rng.normal(size=(rows, D)) * tau
     scored = drawn.copy()
     for i in np.flatnonzero(tampered):
@@ -267,8 +267,8 @@ def _trace_columns(
 def edit_thought(run: Path, change: str) -> str:
     """Change one thought of a written run and make every hash and seal fit; which trace's?
 
-    change: "u" moves it; "all tensors" moves its mean too, so that it still replays; "energy"
-    writes 3 as its energy. No column says that anything happened.
+    change: "u" moves it; "nan" makes it no number; "all tensors" moves its mean too, so that it
+    still replays; "energy" writes 3 as its energy. No column says that anything happened.
     """
     tensors_path, thoughts_path, traces_path = shard_paths(run, "000000")
     traces, thoughts = pq.read_table(traces_path), pq.read_table(thoughts_path)
@@ -276,8 +276,8 @@ def edit_thought(run: Path, change: str) -> str:
     tensors = load_file(tensors_path)
     row, K = traces["row"][5].as_py(), traces["K"][5].as_py()
     traces = traces.cast(TRACES_SCHEMA)
-    if change in ("u", "all tensors"):
-        tensors["u"][row] += 0.5
+    if change in ("u", "nan", "all tensors"):
+        tensors["u"][row] += np.nan if change == "nan" else 0.5
         at = traces.schema.get_field_index("u_sha256")
         hashes = traces["u_sha256"].to_pylist()
         hashes[5] = row_hash(tensors["u"][row : row + K])

@@ -63,3 +63,10 @@ def test_causal_tutorial(run_page: Callable[[str], Output]) -> None:
     assert implied.split("] ")[1].strip() == answer
     share = int(re.search(r"implied in (\d+)%", everybody)[1])  # type: ignore[index]
     assert share >= 90
+
+
+def test_monitor_page(run_page: Callable[[str], Output]) -> None:
+    (frame,) = [out for out in run_page("monitor.md") if out]
+    header, *rows = frame.splitlines()
+    assert header.split() == ["row", "k", "predicted", "p:4"]
+    assert len(rows) > 4  # several thoughts of four traces

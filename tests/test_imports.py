@@ -87,7 +87,7 @@ def test_no_module_imports_itself_through_others() -> None:
         visit(name, ())
 
 
-IMPORT_NAMES = {"scikit-learn": "sklearn", "pyyaml": "yaml"}
+IMPORT_NAMES = {"scikit-learn": "sklearn", "pyyaml": "yaml", "markdown-it-py": "markdown_it"}
 
 
 def test_every_dependency_of_a_plain_installation_is_imported() -> None:

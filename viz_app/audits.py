@@ -26,7 +26,7 @@ CHANGED = (
 )
 RESCORED = (
     "This trace has another replay error or energy on record than its tensors give: tensors or"
-    " tables were changed after scoring, so its p-value does not hold"
+    " tables were changed after scoring"
 )
 NEEDED = ("scorer", "statistic", "n", "flagged", "calibration")
 

@@ -18,7 +18,8 @@ from nfcot_model.sandbox import Sandbox
 from nfcot_model.terminal import console, progress
 from nfcot_model.traces import Run, collect, read_run
 from nfcot_model.worlds import Problem, make_world
-from probes.fit import fit_probe, save_probe
+from probes.artifact import save_probe
+from probes.fit import fit_probe
 from viz_app.summary import AuditLine, DemoSummary, ProbeLine, world_lines
 
 __all__ = ["DemoPlan", "run_demo"]
@@ -67,8 +68,11 @@ def run_demo(runs_dir: Path, headless: bool = True, plan: DemoPlan | None = None
             out = runs_dir / "tampered"
             tampered = _tampered(out, clean, problems, reasoner, plan, sandbox)
     with _stage("probe", seconds):
-        probe = fit_probe(calibration, plan.label, plan.site)
-        save_probe(probe, runs_dir / "probes" / f"calibration-{plan.label}-{plan.site}-seed0")
+        probe = fit_probe(calibration, plan.label, plan.site, reasoner=reasoner)
+        save_probe(
+            probe,
+            runs_dir / "probes" / f"calibration-{plan.label}-{plan.site}-{probe.estimator}-seed0",
+        )
     with _stage("audit", seconds):
         audits = [audit_run(run, calibration, plan.alpha) for run in (clean, tampered)]
         for result, run in zip(audits, (clean, tampered), strict=True):

@@ -49,7 +49,7 @@ class ProbeLine:
         return ProbeLine(
             result.label,
             result.site,
-            len(result.classes),
+            len(result.classes or ()),
             result.n_test,
             result.metrics["accuracy"],
             control.metrics["accuracy"],

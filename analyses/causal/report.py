@@ -12,6 +12,7 @@ from analyses.causal.summary import EFFECTS
 from nfcot_model.files import content_hash, replacing, write_json, write_text
 from nfcot_model.terminal import jsonable
 from nfcot_model.traces.view import printable
+from probes.drawing import draw
 
 __all__ = ["DOES_NOT_SHOW", "causal_markdown", "interval", "write_report"]
 
@@ -231,33 +232,16 @@ def _draw(summary: Mapping[str, Any], folder: Path) -> tuple[dict[str, list[str]
     drawn = {task["task"]: causal_figures(task) for task in summary["tasks"]}
     place = folder / "figures"
     place.mkdir(exist_ok=True)
-    names: list[tuple[Path, Any]] = []
-    for task, figures in drawn.items():
-        for name, figure in figures.items():
-            path = place / f"{slug(task)}-{name}.html"
-            write_text(path, figure.to_html(include_plotlyjs="cdn", full_html=True))
-            names.append((path.with_suffix(".png"), figure))
-    try:
-        _write_png(names)
-    except (ImportError, RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return {}, (f"No PNG figures, only HTML in figures/: {reason}",)
+    missing = draw(
+        [
+            (place / f"{slug(task)}-{name}", figure)
+            for task, figures in drawn.items()
+            for name, figure in figures.items()
+        ]
+    )
+    if missing is not None:
+        return {}, (f"No PNG figures, only HTML in figures/: {missing}",)
     return {task: list(figures) for task, figures in drawn.items()}, ()
-
-
-def _write_png(figures: Sequence[tuple[Path, Any]]) -> None:
-    """All at once, because starting the browser that draws them takes seconds."""
-    import plotly.io
-
-    temporary = [path.with_name(f".{path.stem}.tmp.png") for path, _ in figures]
-    try:
-        plotly.io.write_images([figure for _, figure in figures], temporary, scale=1.5)
-        for (path, _), drawn in zip(figures, temporary, strict=True):
-            with replacing(path) as free:
-                drawn.rename(free)
-    finally:
-        for path in temporary:
-            path.unlink(missing_ok=True)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

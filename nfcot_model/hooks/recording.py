@@ -6,7 +6,6 @@ import platform
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from importlib.metadata import version
 from time import perf_counter
 
@@ -16,7 +15,7 @@ import torch
 
 from nfcot_model import __version__
 from nfcot_model.errors import UserError
-from nfcot_model.files import content_hash, write_json
+from nfcot_model.files import write_json
 from nfcot_model.hooks.bridge import ThoughtBridge, hooked
 from nfcot_model.hooks.capture import capture_sites
 from nfcot_model.hooks.sites import Site, choose_sites
@@ -26,10 +25,11 @@ from nfcot_model.traces.activations import (
     MANIFEST,
     ActivationSet,
     is_whole,
-    set_folder,
+    new_set,
     thoughts_hash,
     write_activations,
 )
+from nfcot_model.traces.model_of import refuse_other_model
 from nfcot_model.traces.reader import Run
 from nfcot_model.traces.writer import writing
 
@@ -85,7 +85,7 @@ def plan_activations(
     exist or cannot be read by thought, for a reasoner that is not the run's (checkpoint, dtype),
     and when the disk has less room than is needed.
     """
-    _refuse_other_model(run, reasoner)
+    refuse_other_model(run, reasoner)
     bridge = hooked(reasoner.model)
     chosen = tuple(sorted(choose_sites(bridge, sites), key=lambda site: site.name))
     target = _target(run, chosen)
@@ -175,25 +175,4 @@ def _target(run: Run, chosen: Sequence[Site]) -> ActivationSet:
         "versions": {"nfcot-scope": __version__, "python": platform.python_version()}
         | {library: version(library) for library in LIBRARIES},
     }
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    manifest = identity | {"created": created}
-    return ActivationSet(
-        set_folder(run.path, identity), manifest | {"checksum": content_hash(manifest)}
-    )
-
-
-def _refuse_other_model(run: Run, reasoner: NFCoTReasoner) -> None:
-    asked = {
-        "checkpoint_hash": run.manifest["checkpoint_hash"],
-        "dtype": run.manifest["decode"]["dtype"],
-    }
-    given = {
-        "checkpoint_hash": reasoner.checkpoint_hash,
-        "dtype": reasoner.config["dtype"],
-    }
-    for name, wanted in asked.items():
-        if given[name] != wanted:
-            raise UserError(
-                f"{run.path}: {name} is {wanted}, the model's is {given[name]}; capture with the"
-                " model that made the run"
-            )
+    return new_set(run.path, identity)

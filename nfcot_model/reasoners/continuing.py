@@ -41,14 +41,22 @@ def feed_thoughts(reasoner: NFCoTReasoner, stream: Stream, u: Tensor, mask: Tens
 
 
 def think_on(
-    reasoner: NFCoTReasoner, stream: Stream, noise: Tensor, u: Tensor, K: Tensor
+    reasoner: NFCoTReasoner,
+    stream: Stream,
+    noise: Tensor,
+    u: Tensor,
+    K: Tensor,
+    on_thought: sampling.OnThought | None = None,
+    hidden: bool = False,
 ) -> Thoughts:
     """What is thought behind a stream that holds thoughts `u` [B, ·, D] already, K [B] of them?
 
-    `noise` [B, budget, D] as in `sampling.think`; the thoughts given come back in their places.
+    `noise` [B, budget, D], `on_thought` and `hidden` as in `sampling.think`; the thoughts given
+    come back in their places.
     """
     device = reasoner.model.device
-    return on_cpu(sampling.think(stream, noise.to(device), u.to(device), K.to(device)))
+    noise, u, K = (tensor.to(device) for tensor in (noise, u, K))
+    return on_cpu(sampling.think(stream, noise, u, K, on_thought, hidden))
 
 
 def answer_from(reasoner: NFCoTReasoner, stream: Stream) -> list[str]:

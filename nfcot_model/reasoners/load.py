@@ -67,7 +67,7 @@ def load_reasoner(
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder}: damaged checkpoint ({reason}); copy it again") from error
     model, report = loaded
-    wrong = [*report["missing_keys"], *report["unexpected_keys"]]
+    wrong = sorted([*report["missing_keys"], *report["unexpected_keys"]])
     if wrong:
         raise UserError(
             f"{folder}: damaged checkpoint ({len(wrong)} weights missing or unknown, such as"

@@ -63,12 +63,15 @@ class NFCoTReasoner:
         max_thoughts: int | None = None,
         given: Thoughts | None = None,
         noise: Tensor | None = None,
+        on_thought: sampling.OnThought | None = None,
+        hidden: bool = False,
     ) -> Thoughts:
         """Which thoughts does the model have about each prompt, at temperature `tau`?
 
         Row i's noise depends on `noise_seeds[i]` only, or is `noise` [B, max_thoughts, D] itself.
         `tau=0` gives the mode. After thoughts that are `given` (edited, donated) it thinks on,
-        with the noise that belongs to the places after them.
+        with the noise that belongs to the places after them. `on_thought` is told of each thought
+        as it is drawn and may end a row's thinking (`sampling.think`), with states if `hidden`.
         """
         budget = self.budget(max_thoughts)
         if noise is None:
@@ -79,7 +82,7 @@ class NFCoTReasoner:
         K = layout.mask.sum(-1)
         u = self._device(noise.new_zeros(len(K), 1, self.D) if given is None else given.u)
         stream = sampling.Stream(self.model, layout, u)
-        return on_cpu(sampling.think(stream, self._device(noise), u, K))
+        return on_cpu(sampling.think(stream, self._device(noise), u, K, on_thought, hidden))
 
     def budget(self, max_thoughts: int | None = None) -> int:
         """How many thoughts can a trace have, when it may have `max_thoughts`? Whole steps only."""
@@ -155,9 +158,16 @@ class NFCoTReasoner:
 
     @torch.no_grad()
     def read(self, e: Tensor, mask: Tensor) -> list[list[str]]:
-        """The codec's text for latents [B, K, D], one string per step (or whole reasoning)."""
+        """The codec's text for latents [B, K, D], one string per step (or whole reasoning).
+
+        Raises UserError for thoughts that end within a step (cut by `on_thought`): it has no text.
+        """
         slots = self.model.config.codec["slots"]
-        counts = (mask.sum(-1) // slots).tolist()
+        K = mask.sum(-1)
+        cut = K[K % slots != 0]
+        if len(cut):
+            raise UserError(f"{int(cut[0])} thoughts are no whole steps of {slots}: no text")
+        counts = (K // slots).tolist()
         chunks = e[mask].view(-1, slots, self.D)
         written = self.model.codec.write(self._device(chunks))
         texts = iter(self.tokenizer.batch_decode(written, skip_special_tokens=True))

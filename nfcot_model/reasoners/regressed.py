@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from nfcot_model import sampling
 from nfcot_model.reasoners.nfcot import NFCoTReasoner
 from nfcot_model.thoughts import Scores, Thoughts
 
@@ -34,10 +35,20 @@ class RegressedReasoner(NFCoTReasoner):
         max_thoughts: int | None = None,
         given: Thoughts | None = None,
         noise: Tensor | None = None,
+        on_thought: sampling.OnThought | None = None,
+        hidden: bool = False,
     ) -> Thoughts:
         """Which thoughts does the model have? The same for every `tau` and seed: none is drawn."""
         still = torch.zeros(len(prompts), self.budget(max_thoughts), self.D)
-        thoughts = super().think(prompts, tau=0.0, noise_seeds=(), given=given, noise=still)
+        thoughts = super().think(
+            prompts,
+            tau=0.0,
+            noise_seeds=(),
+            given=given,
+            noise=still,
+            on_thought=on_thought,
+            hidden=hidden,
+        )
         return Thoughts.given(thoughts.u, thoughts.mask, thoughts.stopped)
 
     def score(

@@ -1,5 +1,7 @@
 """Activations added to a run: what stands at hooks at every thought, row by row as in the run.
 
+Other states that are made from a run later lie beside them in the same form (`set_folder`).
+
     derived/activations/<hash>/manifest.json         which sites, from which run and checkpoint
     derived/activations/<hash>/<shard>.safetensors   a tensor [rows, ...] per site, float32
 
@@ -12,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,9 @@ __all__ = [
     "activation_sets",
     "captured_sites",
     "is_whole",
+    "new_set",
     "read_activation",
+    "read_arrays",
     "set_folder",
     "thoughts_hash",
     "write_activations",
@@ -36,7 +41,7 @@ __all__ = [
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-_FOLDER = ("derived", "activations")
+KIND = "activations"
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,17 @@ class ActivationSet:
         return all(self.file(shard).is_file() for shard in shards)
 
 
-def set_folder(run: Path, identity: Mapping[str, Any]) -> Path:
+def set_folder(run: Path, identity: Mapping[str, Any], kind: str = KIND) -> Path:
     """Where do the activations with these inputs belong? The folder is named after their hash."""
-    return run.joinpath(*_FOLDER, content_hash(dict(identity)))
+    return run / "derived" / kind / content_hash(dict(identity))
+
+
+def new_set(run: Path, identity: Mapping[str, Any], kind: str = KIND) -> ActivationSet:
+    """The set with these inputs, its manifest ready to be written (time and checksum added)."""
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    manifest = dict(identity) | {"created": created}
+    sealed = manifest | {"checksum": content_hash(manifest)}
+    return ActivationSet(set_folder(run, identity, kind), sealed)
 
 
 def thoughts_hash(traces: pd.DataFrame) -> str:
@@ -76,7 +89,7 @@ def activation_sets(run: Path, run_hash: str) -> list[ActivationSet]:
     Those whose manifest is damaged or of another version are left out (`unreadable_sets`).
     """
     found = []
-    for file in run.joinpath(*_FOLDER).glob(f"*/{MANIFEST}"):
+    for file in (run / "derived" / KIND).glob(f"*/{MANIFEST}"):
         manifest = _manifest(file)
         if manifest is not None and manifest["run_hash"] == run_hash:
             found.append(ActivationSet(file.parent, manifest))
@@ -85,7 +98,7 @@ def activation_sets(run: Path, run_hash: str) -> list[ActivationSet]:
 
 def unreadable_sets(run: Path) -> list[Path]:
     """Which manifests of activations are damaged or of another version?"""
-    files = sorted(run.joinpath(*_FOLDER).glob(f"*/{MANIFEST}"))
+    files = sorted((run / "derived" / KIND).glob(f"*/{MANIFEST}"))
     return [file for file in files if _manifest(file) is None]
 
 
@@ -136,7 +149,7 @@ def _read_set(whole: ActivationSet, rows_of: Mapping[str, pd.DataFrame], site: s
     values = np.empty((rows, *whole.shapes[site]), dtype=np.float32)
     start = 0
     for shard, part in rows_of.items():
-        read = _read(whole.file(shard), [site], thoughts_hash(part))[site]
+        read = read_arrays(whole.file(shard), [site], thoughts_hash(part))[site]
         values[start : start + len(read)] = read
         start += len(read)
     return values
@@ -153,13 +166,14 @@ def write_activations(file: Path, arrays: Mapping[str, np.ndarray], thoughts: st
 def is_whole(file: Path, sites: Sequence[str], thoughts: str) -> bool:
     """Does the file hold these sites at these thoughts, every byte as written?"""
     try:
-        _read(file, sites, thoughts)
+        read_arrays(file, sites, thoughts)
     except UserError:
         return False
     return True
 
 
-def _read(file: Path, sites: Sequence[str], thoughts: str) -> dict[str, np.ndarray]:
+def read_arrays(file: Path, sites: Sequence[str], thoughts: str) -> dict[str, np.ndarray]:
+    """One shard's activations at these sites; raises UserError unless every byte is as written."""
     try:
         with safe_open(file, framework="np") as stream:
             proof = json.loads((stream.metadata() or {})["proof"])

@@ -19,7 +19,13 @@ from nfcot_model.traces.reader import (
     read_shard,
 )
 from nfcot_model.traces.replay import REPLAY_TENSORS, Replay, disagree, replay_of
-from nfcot_model.traces.schema import NO_SCORER, PROBLEMS, RETROFIT_SCORER, shard_paths
+from nfcot_model.traces.schema import (
+    NO_SCORER,
+    PROBLEMS,
+    RETROFIT_SCORER,
+    scorer_of,
+    shard_paths,
+)
 from nfcot_model.traces.writer import row_hash, writing
 
 __all__ = ["Health", "check_run"]
@@ -137,7 +143,7 @@ def _check_shard(
 
     Without a density there is nothing to replay, and both are 0.
     """
-    scorer = manifest.get("scorer", "self")
+    scorer = scorer_of(manifest)
     scored = scorer != NO_SCORER
     traces, thoughts = read_shard(path, shard, verify=True)
     tensors_path, thoughts_path, _ = shard_paths(path, shard)

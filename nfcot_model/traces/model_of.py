@@ -9,14 +9,21 @@ from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner, load_nfcot
 from nfcot_model.traces.reader import Run
 
-__all__ = ["model_of"]
+__all__ = ["model_of", "refuse_other_model"]
 
 
 def model_of(run: Run, model: Path | str | None = None, device: str = "cpu") -> NFCoTReasoner:
     """Which model thought this run? The one its manifest names, or the one given if it is the same.
 
-    Loaded at the run's dtype. Raises UserError when the folder is gone or holds another checkpoint.
+    Loaded at the run's dtype. Raises UserError for a run of another kind of reasoner, and when the
+    folder is gone or holds another checkpoint.
     """
+    kind = run.manifest["reasoner"]
+    if kind != NFCoTReasoner.name:
+        raise UserError(
+            f"{run.path}: is of the reasoner '{kind}', this needs thoughts of an NF-CoT model and"
+            " the model itself"
+        )
     folder = model or run.manifest.get("model_path") or "demo"
     try:
         reasoner = load_nfcot(folder, dtype=run.manifest["decode"]["dtype"], device=device)
@@ -31,3 +38,21 @@ def model_of(run: Run, model: Path | str | None = None, device: str = "cpu") -> 
             f" with {wanted}; give that one as --model"
         )
     return reasoner
+
+
+def refuse_other_model(run: Run, reasoner: NFCoTReasoner) -> None:
+    """Raises UserError unless the model has the checkpoint and dtype that the run names."""
+    asked = {
+        "checkpoint_hash": run.manifest["checkpoint_hash"],
+        "dtype": run.manifest["decode"]["dtype"],
+    }
+    given = {
+        "checkpoint_hash": reasoner.checkpoint_hash,
+        "dtype": reasoner.config["dtype"],
+    }
+    for name, wanted in asked.items():
+        if given[name] != wanted:
+            raise UserError(
+                f"{run.path}: {name} is {wanted}, the model's is {given[name]}; use the model"
+                " that made the run"
+            )

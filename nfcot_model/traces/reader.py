@@ -26,6 +26,7 @@ from nfcot_model.traces.schema import (
     TRACES_SCHEMA,
     is_sealed,
     manifest_hash,
+    scorer_of,
     shard_paths,
 )
 from nfcot_model.worlds.problem import Problem, problem_set_hash, read_problems
@@ -33,12 +34,14 @@ from nfcot_model.worlds.problem import Problem, problem_set_hash, read_problems
 __all__ = [
     "Run",
     "committed_shards",
+    "damaged",
     "list_runs",
     "read_manifest",
     "read_problem_set",
     "read_run",
     "read_shard",
     "read_traces_file",
+    "verify_hash",
 ]
 
 FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -98,7 +101,7 @@ class Run:
     @property
     def scorer(self) -> str:
         """Whose density gave the likelihoods? "self", "retrofit", or "none" (they are null)."""
-        return str(self.manifest.get("scorer", "self"))
+        return scorer_of(self.manifest)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -142,13 +145,18 @@ class Run:
         if found.empty:
             raise UserError(f"{self.path}: holds no trace '{trace_id}'")
         shard, row, K = found.iloc[0]
+        if K == 0:  # safetensors takes an empty slice at the end for an error
+            return np.zeros((0, *self.row_shape(name)), dtype=np.float32)
         rows = self._opened(str(shard), lambda f: f.get_slice(name)[int(row) : int(row + K)])
         return np.asarray(rows)
 
-    def shard_tensor(self, name: str, shard: str) -> np.ndarray:
-        """One shard's rows of a tensor, [rows, ...], without reading the other files."""
+    def shard_tensor(self, name: str, shard: str, layer: int | None = None) -> np.ndarray:
+        """One shard's rows of a tensor, [rows, ...]; of its second axis only `layer`, if given."""
         self._refuse_unknown(name)
-        return np.asarray(self._opened(shard, lambda f: f.get_tensor(name)))
+        if layer is None or self._shape(shard, name)[0] == 0:
+            whole = np.asarray(self._opened(shard, lambda f: f.get_tensor(name)))
+            return whole if layer is None else whole[:, layer]
+        return np.asarray(self._opened(shard, lambda f: f.get_slice(name)[:, layer]))
 
     def activations(self) -> list[str]:
         """Which captured sites can be read at every thought? Hook names (`nfcot activations`)."""
@@ -201,7 +209,7 @@ class Run:
             with safe_open(path, framework="np") as stream:
                 return read(stream)
         except (SafetensorError, OSError) as error:
-            raise _damaged(path, str(error)) from None
+            raise damaged(path, str(error)) from None
 
 
 def read_run(path: Path | str, verify: bool = True) -> Run:
@@ -230,11 +238,11 @@ def read_shard(path: Path, shard: str, verify: bool) -> tuple[pa.Table, pa.Table
     tensors_path, thoughts_path, traces_path = shard_paths(path, shard)
     traces = read_traces_file(traces_path)
     if verify:
-        _verify_hash(tensors_path, traces.schema.metadata[b"tensors_sha256"])
-        _verify_hash(thoughts_path, traces.schema.metadata[b"thoughts_sha256"])
+        verify_hash(tensors_path, traces.schema.metadata[b"tensors_sha256"])
+        verify_hash(thoughts_path, traces.schema.metadata[b"thoughts_sha256"])
     thoughts = _read_table(thoughts_path, THOUGHTS_SCHEMA)
     if thoughts.num_rows != sum(traces["K"].to_pylist()):
-        raise _damaged(thoughts_path, "its rows are not those of the shard's traces")
+        raise damaged(thoughts_path, "its rows are not those of the shard's traces")
     return traces, thoughts
 
 
@@ -312,9 +320,9 @@ def read_traces_file(path: Path) -> pa.Table:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise _damaged(path, str(error)) from None
+        raise damaged(path, str(error)) from None
     if not is_sealed(data):
-        raise _damaged(path, "its seal does not fit its bytes")
+        raise damaged(path, "its seal does not fit its bytes")
     return _read_table(pa.BufferReader(data), TRACES_SCHEMA, path)
 
 
@@ -322,22 +330,24 @@ def _read_table(source: Any, schema: pa.Schema, path: Path | None = None) -> pa.
     try:
         table = pq.ParquetFile(source, page_checksum_verification=True).read()
     except (OSError, pa.ArrowException) as error:
-        raise _damaged(path or source, str(error).splitlines()[0]) from None
+        raise damaged(path or source, str(error).splitlines()[0]) from None
     if table.column_names != schema.names:
-        raise _damaged(path or source, "its columns are not those of the format")
+        raise damaged(path or source, "its columns are not those of the format")
     return table.cast(schema.with_metadata(table.schema.metadata))
 
 
-def _verify_hash(path: Path, expected: bytes) -> None:
+def verify_hash(path: Path, expected: bytes) -> None:
+    """Raises UserError unless the file's SHA-256 is `expected`, in hex."""
     try:
         found = file_hash(path)
     except OSError as error:
-        raise _damaged(path, str(error)) from None
+        raise damaged(path, str(error)) from None
     if found.encode() != expected:
-        raise _damaged(path, "its hash is not the committed one")
+        raise damaged(path, "its hash is not the committed one")
 
 
-def _damaged(path: Path, reason: str) -> UserError:
+def damaged(path: Path, reason: str) -> UserError:
+    """What to say of a file that cannot be trusted."""
     return UserError(
         f"{path}: damaged or missing ({reason}); run `nfcot run fsck --repair` on its run,"
         " then repeat the trace command"

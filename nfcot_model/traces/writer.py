@@ -17,7 +17,7 @@ import pyarrow as pa
 from safetensors.numpy import save
 
 from nfcot_model.errors import UserError
-from nfcot_model.files import write_bytes, write_json
+from nfcot_model.files import holdings, write_bytes, write_json
 from nfcot_model.traces.reader import committed_shards, read_manifest, read_problem_set
 from nfcot_model.traces.schema import (
     CIRCUMSTANCES,
@@ -247,7 +247,7 @@ def _refuse_foreign(path: Path) -> None:
         raise UserError(f"{path}: is a file; give a folder for the run")
     if not path.is_dir():
         return
-    strange = [p.name for p in path.iterdir() if not (p.name[0] == "." and p.suffix == ".tmp")]
+    strange = holdings(path)
     if strange:
         raise UserError(
             f"{path}: is not empty and holds no {MANIFEST} (found '{min(strange)}');"

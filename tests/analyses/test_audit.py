@@ -137,12 +137,12 @@ def test_a_users_label_named_planted_is_no_ground_truth(
     traces = swapped.traces.assign(labels=[canonical_json(x) for x in labels])
     summary = audit_run(replace(swapped, traces=traces), clean, 0.01).summary
     assert summary["planted"] == []
-    assert "plant" not in audit_markdown(summary).lower()
+    assert "Known plants" not in audit_markdown(summary)
     real = replace(swapped, traces=traces, manifest=swapped.manifest | {"planted": {}})
     rows = audit_run(real, clean, 0.01).summary["planted"]
     assert all(isinstance(row["kind"], str) for row in rows)
     assert sum(row["n"] for row in rows) == len(traces)
-    audit_markdown(audit_run(real, clean, 0.01).summary)
+    assert "Known plants" in audit_markdown(audit_run(real, clean, 0.01).summary)
 
 
 def test_an_edit_of_u_that_no_column_tells_is_reported(clean: Run, tmp_path: Path) -> None:

@@ -39,12 +39,12 @@ def test_a_report_and_its_rows(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from analyses.causal import report
+    from probes import drawing
 
     def no_browser(figures: object) -> None:
         raise RuntimeError("Kaleido requires Google Chrome to be installed.")
 
-    monkeypatch.setattr(report, "_write_png", no_browser)
+    monkeypatch.setattr(drawing, "_write_png", no_browser)
     out = tmp_path / "report"
     asked = (traced / "run", "-o", out, "--samples", 6, "--edits", "resample,donor")
     code, printed, _ = run(capsys, *asked, "--json")

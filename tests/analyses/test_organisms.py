@@ -203,9 +203,11 @@ def test_a_probe_reads_the_sign_in_all_of_them_also_where_it_is_not_used(
 ) -> None:
     for name in NAMES:
         found = sign_probe(runs[name], name)
-        controls = {c.name: c.metrics["accuracy"] for c in found.controls}
         assert found.metrics["accuracy"].low >= 0.8, name
-        for control in controls.values():
+        # (the prompt states the sign, so controls that read the prompt read it too)
+        controls = {c.name: c.metrics["accuracy"] for c in found.controls if c.reason is None}
+        for blind in ("random_features", "shuffled_labels", "majority_class"):
+            control = controls[blind]
             assert control.high <= found.metrics["accuracy"].low - 0.3, name
 
 

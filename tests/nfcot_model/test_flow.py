@@ -83,6 +83,36 @@ def test_a_causal_flow_decodes_thought_by_thought() -> None:
         torch.testing.assert_close(flow.inverse(u[:, :k], mask[:, :k]), e[:, :k])
 
 
+@given(seed=st.integers(0, 10_000), lengths=st.lists(st.integers(1, 7), min_size=1, max_size=4))
+@settings(max_examples=20, deadline=None)
+def test_thoughts_read_as_they_come_are_those_of_one_pass_to_the_last_bit(seed, lengths) -> None:
+    flow = random_flow("causal", seed, torch.float32)
+    u, mask = ragged(lengths, 3, seed, torch.float32)
+    reading = flow.reading()
+    parts = [reading.next(u[:, k], mask[:, k]) for k in range(u.shape[1])]
+    assert torch.equal(torch.stack(parts, dim=1), flow.inverse(u, mask))
+
+
+@given(seed=st.integers(0, 10_000), K=st.integers(1, 5))
+@settings(max_examples=15, deadline=None)
+def test_places_add_up_and_are_a_chain_rule_where_the_flow_is_causal(seed, K) -> None:
+    for order in ORDERS:
+        flow = random_flow(order, seed)
+        e, mask = ragged([K, 6], 3, seed)
+        _, terms = flow.by_place(e, mask)
+        torch.testing.assert_close(terms.sum(-1), flow(e, mask)[1])
+        assert (terms[~mask] == 0).all()
+    whole = torch.autograd.functional.jacobian(lambda x: flow.by_place(x, mask)[0], e)
+    for k in range(K):
+        own = torch.linalg.slogdet(whole[0, k, :, 0, k]).logabsdet
+        assert abs(own - terms[0, k]) <= 1e-8
+
+
+def test_an_alternating_flow_is_not_read_as_it_comes() -> None:
+    with pytest.raises(ValueError, match="order alternating is decoded as a whole only"):
+        random_flow("alternating", 2).reading()
+
+
 def test_an_alternating_flow_needs_the_whole_trajectory() -> None:
     flow = random_flow("alternating", 2)
     e, mask = ragged([6], 3, 0)

@@ -1,155 +1,195 @@
-"""Splits, intervals and metrics on arrays, against closed forms and planted structure."""
+"""Evaluating a fitted probe: the fit's own figures, other runs, other thresholds, refusals."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from nfcot_model.errors import UserError
-from probes.evaluate import (
-    accuracy_interval,
-    evaluate_predictions,
-    macro_auroc,
-    majority_predictions,
-    permute_between_groups,
-)
-from probes.intervals import cluster_bootstrap
-from probes.splits import deal_groups, grouped_split
+from nfcot_model.traces import Run
+from probes.artifact import Probe, save_probe
+from probes.evaluate import evaluate_probe
+from probes.fit import Options, ProbeResult, fit_probe
+from probes.tables import read_label_table
+from tests.synthetic_run import synthetic_run
+
+MADE: dict[str, Any] = {"D": 24, "tau": 0.3}
+OPTIONS = Options(controls=False, permutations=99, seed=3)
 
 
-def named(groups: np.ndarray) -> np.ndarray:
-    return np.array([f"g{g}" for g in groups], dtype=object)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("evaluate")
 
 
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 1000), samples=st.integers(1, 5), classes=st.integers(2, 4))
-def test_split_shares_no_group_and_has_every_class_on_both_sides(
-    seed: int, samples: int, classes: int
+@pytest.fixture(scope="module")
+def signal(folder: Path) -> Run:
+    return synthetic_run(folder / "signal", n=700, samples=2, steps=(2, 3), **MADE)
+
+
+@pytest.fixture(scope="module")
+def other(folder: Path) -> Run:
+    return synthetic_run(folder / "other", n=120, steps=(1, 3), seed=9, **MADE)
+
+
+@pytest.fixture(scope="module")
+def clean(folder: Path) -> Run:
+    return synthetic_run(folder / "clean", n=300, steps=(2, 2), seed=5, **MADE)
+
+
+@pytest.fixture(scope="module")
+def fitted(signal: Run) -> ProbeResult:
+    return fit_probe(signal, "operation", "u@1", replace(OPTIONS, positive="add"))
+
+
+@pytest.fixture(scope="module")
+def probe(folder: Path, fitted: ProbeResult) -> Probe:
+    saved = save_probe(fitted, folder / "probe")
+    assert saved is not None
+    return saved
+
+
+def test_on_its_own_run_it_says_what_the_fit_said(
+    signal: Run, fitted: ProbeResult, probe: Probe
 ) -> None:
-    rng = np.random.default_rng(seed)
-    groups = named(np.repeat(np.arange(80), samples))
-    y = np.repeat(rng.integers(classes, size=80), samples)
-    split = grouped_split(y, groups, list(range(classes)), seed)
-    train, test = set(groups[split.train]), set(groups[split.test])
-    assert not train & test
-    assert train | test == set(groups)
-    assert train == set(split.train_groups)
-    assert set(y[split.train]) == set(y[split.test]) == set(range(classes))
-    assert 0.1 < len(split.test) / len(y) < 0.4
+    found = evaluate_probe(probe, signal, options=OPTIONS)
+    assert json.dumps({k: e.to_dict() for k, e in found.metrics.items()}) == json.dumps(
+        {k: e.to_dict() for k, e in fitted.metrics.items()}
+    )
+    assert found.withheld == fitted.withheld
+    assert found.permutation == fitted.permutation
+    assert found.calibration == fitted.calibration
+    assert (found.n, found.groups) == (fitted.n_test, fitted.groups_test)
+    assert found.n + sum(found.out.values()) == len(signal.traces)
+    assert found.out["a group that trained the probe"] > found.n
+    assert found.out["a group that fixed its thresholds"] > 0
+    assert found.probe_headline == fitted.headline
+    json.dumps(found.to_dict(), allow_nan=False)
 
 
-def test_split_is_decided_by_its_seed() -> None:
-    groups, y = named(np.arange(60)), np.arange(60) % 3
-    first, again, other = (grouped_split(y, groups, [0, 1, 2], seed) for seed in (1, 1, 2))
-    assert first.hash == again.hash != other.hash
+@pytest.mark.parametrize("label", ["operation", "offset"])
+def test_more_classes_and_numbers_too(signal: Run, tmp_path: Path, label: str) -> None:
+    options = replace(OPTIONS, kind="number" if label == "offset" else "multiclass")
+    fitted = fit_probe(signal, label, "u@-1", options)
+    probe = save_probe(fitted, tmp_path / "probe")
+    assert probe is not None
+    found = evaluate_probe(probe, signal, options=OPTIONS)
+    assert found.metrics == fitted.metrics
+    assert found.thresholds is None
+    assert len(found.controls) == (label == "operation")
 
 
-def test_split_refuses_a_single_class_few_groups_and_rare_classes() -> None:
-    groups = named(np.arange(40))
-    with pytest.raises(UserError, match=r"single class \('add'\)"):
-        grouped_split(np.zeros(40, dtype=int), groups, ["add"], 0)
-    with pytest.raises(UserError, match=r"5 problem groups.*at least 12"):
-        grouped_split(np.arange(40) % 2, named(np.arange(40) % 5), [0, 1], 0)
-    rare = np.zeros(40, dtype=int)
-    rare[7] = 1
-    with pytest.raises(UserError, match=r"class 'odd' of the label occurs in 1 problem group"):
-        grouped_split(rare, groups, ["even", "odd"], 0)
+def test_another_run_is_read_with_an_interval(probe: Probe, other: Run) -> None:
+    found = evaluate_probe(probe, other)
+    assert found.n + sum(found.out.values()) == len(other.traces)
+    assert found.out["no thought 1"] == int((other.traces["K"] < 2).sum())
+    assert found.metrics["auroc"].value > 0.97
+    assert found.permutation.p_value == 1 / 1000
+    (majority,) = found.controls
+    assert majority.metrics["auroc"].value == 0.5
+    assert majority.difference["auroc"].low > 0.4
+    assert "better than permuted labels" in found.headline
+    assert "of other" in found.headline
 
 
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**40), rare=st.integers(4, 12), samples=st.integers(1, 3))
-def test_rare_classes_are_spread_over_both_sides(seed: int, rare: int, samples: int) -> None:
-    groups, y = named(np.repeat(np.arange(60), samples)), np.repeat(np.arange(60) < rare, samples)
-    split = grouped_split(y.astype(int), groups, ["usual", "rare"], seed)
-    held_out = len(set(groups[split.test][y[split.test]]))
-    assert held_out == split.test_groups[1] == -(-rare // 4)
-    assert rare - held_out >= 3
-    inner = deal_groups(y[split.train].astype(int), groups[split.train], 3, seed)
-    assert all(y[split.train][inner == fold].any() for fold in range(3))
-    assert all(len(set(inner[groups[split.train] == g])) == 1 for g in set(groups[split.train]))
+def test_a_planted_null_reads_nothing(probe: Probe, tmp_path: Path) -> None:
+    noise = synthetic_run(tmp_path / "noise", n=200, steps=(2, 2), signal=False, seed=1, **MADE)
+    found = evaluate_probe(probe, noise)
+    assert found.metrics["auroc"].low <= 0.5 <= found.metrics["auroc"].high
+    assert found.headline.startswith("reads nothing: auroc")
 
 
-def test_auroc_and_balanced_accuracy_equal_sklearns() -> None:
-    rng = np.random.default_rng(0)
-    y = rng.integers(4, size=200)
-    scores = rng.dirichlet(np.ones(4), size=200).round(2) + 0.3 * np.eye(4)[y]
-    expected = np.mean([roc_auc_score(y == c, scores[:, c]) for c in range(4)])
-    assert macro_auroc(y, scores) == pytest.approx(expected, abs=1e-12)
-    result = evaluate_predictions(y, scores, named(np.arange(200)), 0, draws=50)
-    assert result["balanced_accuracy"].value == pytest.approx(
-        balanced_accuracy_score(y, scores.argmax(1))
+def test_an_unrelated_clean_run_fixes_the_thresholds(probe: Probe, other: Run, clean: Run) -> None:
+    """All its traces are negatives, whatever they hold: here a third are not, so it is stricter."""
+    usual, found = evaluate_probe(probe, other), evaluate_probe(probe, other, control_run=clean)
+    assert found.control_set is not None
+    assert found.thresholds is not None
+    assert (found.control_set.run, found.control_set.n) == ("clean", 300)
+    assert found.thresholds.negatives == 300
+    assert found.metrics["recall_at_5pct"].value < usual.metrics["recall_at_5pct"].value
+    assert found.metrics["auroc"] == usual.metrics["auroc"]
+    assert found.metrics["fpr_at_5pct"].value == 0
+    assert "it has 300" in found.withheld["recall_at_1pct"]
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_groups_of_the_training_or_the_judged_fix_no_threshold(
+    probe: Probe, signal: Run, other: Run, clean: Run
+) -> None:
+    found = evaluate_probe(probe, other, control_run=signal)
+    assert found.control_set is not None
+    trained = set(probe.meta["train_groups"])
+    assert found.control_set.n == int((~signal.traces["group"].isin(trained)).sum())
+    assert found.control_set.out["a group that trained the probe"] > 0
+    with pytest.raises(UserError, match=r"--control other: every group of it .* is judged"):
+        evaluate_probe(probe, other, control_run=other)
+    held = evaluate_probe(probe, signal, control_run=clean)  # its own control groups are fresh now
+    assert held.out["a group that fixed its thresholds"] == 0
+    assert held.n == evaluate_probe(probe, signal).n + int(
+        signal.traces["group"].isin(set(probe.meta["control_groups"])).sum()
     )
 
 
-def test_auroc_leaves_out_absent_classes_and_is_nan_without_rivals() -> None:
-    scores = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.6, 0.4, 0.0]])
-    assert macro_auroc(np.array([0, 1, 0]), scores) == 1.0
-    assert np.isnan(macro_auroc(np.array([1, 1, 1]), scores))
+def test_a_single_class_there_withholds_what_compares_classes(probe: Probe, other: Run) -> None:
+    labels = ['{"operation": "minus"}'] * len(other.thoughts)
+    found = evaluate_probe(probe, replace(other, thoughts=other.thoughts.assign(labels=labels)))
+    assert "class 'add' is in 0 held-out groups" in found.withheld["auroc"]
+    assert np.isnan(found.metrics["auroc"].value)
+    assert np.isfinite(found.metrics["accuracy"].value)
+    assert np.isfinite(found.metrics["fpr_at_5pct"].value)
+    assert found.permutation.p_value is None
+    assert "no permutation test (all held-out labels are equal)" in found.headline
+    json.dumps(found.to_dict(), allow_nan=False)
 
 
-def test_interval_covers_the_truth_when_samples_of_a_group_agree() -> None:
-    rng = np.random.default_rng(3)
-    groups = named(np.repeat(np.arange(40), 10))
-    covered = naive = 0
-    for seed in range(100):
-        hit = np.repeat(rng.random(40) < 0.6, 10)
-        metric = lambda rows, hit=hit: {"accuracy": float(hit[rows].mean())}  # noqa: E731
-        by_group = cluster_bootstrap(metric, groups, seed, draws=120)["accuracy"]
-        by_row = cluster_bootstrap(metric, named(np.arange(400)), seed, draws=120)["accuracy"]
-        covered += by_group.low <= 0.6 <= by_group.high
-        naive += by_row.low <= 0.6 <= by_row.high
-    assert 0.88 <= covered / 100 <= 0.99
-    assert naive / 100 < 0.7
+def test_a_label_of_ones_own_is_evaluated(signal: Run, other: Run, tmp_path: Path) -> None:
+    made = save_probe(fit_probe(signal, "operation", "u@-1", OPTIONS), tmp_path / "probe")
+    assert made is not None
+    last = other.thoughts.groupby("trace_id")["labels"].last()
+    named = [json.loads(last[t])["operation"] for t in other.traces["trace_id"]]
+    named[:3] = ["", "divide", "add"]
+    rows = [f"{t},{v}" for t, v in zip(other.traces["trace_id"], named, strict=True)]
+    (tmp_path / "own.csv").write_text("trace_id,mine\n" + "\n".join(rows))
+    table = read_label_table(tmp_path / "own.csv", [other])
+    found = evaluate_probe(made, other, label="mine", table=table)
+    assert found.label == "mine"
+    assert found.out["no label 'mine'"] == 1
+    assert found.out["a label that is no class of the probe"] == 1
+    assert found.metrics["accuracy"].value > 0.95
 
 
-def test_no_mistake_in_few_groups_is_not_certainty() -> None:
-    y = np.arange(20) % 2
-    result = evaluate_predictions(y, np.eye(2)[y], named(np.arange(20)), 0, draws=20)["accuracy"]
-    assert (result.value, result.high) == (1.0, 1.0)
-    assert result.low == pytest.approx(0.025 ** (1 / 20))
-
-
-def test_permuted_labels_keep_groups_together_and_forget_the_rest() -> None:
-    rng = np.random.default_rng(0)
-    groups = named(np.repeat(np.arange(200), 3))
-    y = np.repeat(rng.integers(5, size=200), 3)
-    permuted = permute_between_groups(y, groups, 1)
-    assert all(len(set(permuted[groups == g])) == 1 for g in set(groups))
-    assert np.bincount(permuted).tolist() == np.bincount(y).tolist()
-    assert np.mean(permuted == y) < 0.35
-
-
-def test_permutation_takes_groups_of_different_sizes() -> None:
-    groups = named(np.array([0, 0, 0, 1, 2, 2]))
-    permuted = permute_between_groups(np.array([0, 0, 0, 1, 2, 2]), groups, 3)
-    assert all(len(set(permuted[groups == g])) == 1 for g in set(groups))
-
-
-def test_majority_predicts_the_commonest_class_of_training() -> None:
-    scores = majority_predictions(np.array([2, 2, 0]), 4, 3)
-    assert scores.argmax(1).tolist() == [2, 2, 2, 2]
-
-
-def test_the_accuracy_interval_counts_groups_not_rows() -> None:
-    """Samples of one problem that agree are one observation: eight copies tell nothing new."""
-    rng = np.random.default_rng(0)
-    hit = rng.random(60) < 0.7
-    once = accuracy_interval(hit, named(np.arange(60)), seed=0)
-    copies = accuracy_interval(np.repeat(hit, 8), named(np.repeat(np.arange(60), 8)), seed=0)
-    rows = accuracy_interval(np.repeat(hit, 8), named(np.arange(480)), seed=0)
-    assert once == copies
-    assert once.low < once.value < once.high
-    assert rows.high - rows.low < 0.5 * (once.high - once.low)
-
-
-def test_the_accuracy_interval_of_hardly_anything_is_honest() -> None:
-    nothing = accuracy_interval(np.zeros(0, dtype=bool), named(np.arange(0)), seed=0)
-    assert nothing.to_dict() == {"value": None, "low": None, "high": None}
-    one = accuracy_interval(np.array([True, False]), named(np.zeros(2, dtype=int)), seed=0)
-    assert one.to_dict() == {"value": 0.5, "low": None, "high": None}
-    right = accuracy_interval(np.ones(30, dtype=bool), named(np.arange(30) % 10), seed=0)
-    assert (right.value, right.high) == (1.0, 1.0)
-    assert right.low == pytest.approx(0.025 ** (1 / 10))
+def test_bad_input_is_one_line(
+    probe: Probe, signal: Run, other: Run, clean: Run, tmp_path: Path
+) -> None:
+    bare = replace(other, thoughts=other.thoughts.assign(labels="{}"))
+    with pytest.raises(UserError, match=r"--label 'operation': not in other; existing labels"):
+        evaluate_probe(probe, bare)
+    trained = signal.traces["group"].isin(set(probe.meta["train_groups"]))
+    with pytest.raises(UserError, match=r"signal: no trace is left .* with a group that trained"):
+        evaluate_probe(
+            replace(probe, meta=probe.meta | {"control_groups": signal.traces["group"].tolist()}),
+            signal,
+        )
+    assert trained.any()
+    stranger = synthetic_run(tmp_path / "stranger", n=20, checkpoint_hash="another", **MADE)
+    for runs in ({"run": stranger}, {"run": other, "control_run": stranger}):
+        with pytest.raises(UserError, match="stranger: checkpoint_hash is another"):
+            evaluate_probe(probe, **runs)
+    number = save_probe(
+        fit_probe(signal, "offset", "u@1", replace(OPTIONS, kind="number")), tmp_path / "number"
+    )
+    assert number is not None
+    with pytest.raises(UserError, match=r"--control: only a probe of a binary label"):
+        evaluate_probe(number, other, control_run=clean)
+    rows = [f"{t},{v}" for t, v in zip(other.traces["trace_id"], range(119), strict=False)]
+    (tmp_path / "own.csv").write_text("\n".join(["trace_id,own", *rows[:7], rows[7] + "x"]))
+    table = read_label_table(tmp_path / "own.csv", [other])
+    with pytest.raises(UserError, match=r"own.csv, row 8, column 'own': '7x' is no finite number"):
+        evaluate_probe(number, other, label="own", table=table)
+    with pytest.raises(UserError, match=r"--label 'operation': holds|holds 'add'"):
+        evaluate_probe(number, other, label="operation")

@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
+from sklearn.linear_model import SGDClassifier
+from sklearn.neighbors import KNeighborsClassifier
 
 from nfcot_model.errors import UserError
-from nfcot_model.files import canonical_json, content_hash
+from nfcot_model.files import canonical_json
 from nfcot_model.traces import Run
-from probes.apply import apply_probe, save_scores
-from probes.artifact import read_probe, weights_of
-from probes.estimators import class_scores, fit_logistic
-from probes.fit import ProbeResult, fit_probe, save_probe
+from probes.apply import apply_probe
+from probes.artifact import Probe, _hash, read_probe, save_probe
+from probes.controls.compare import Control
+from probes.features import read_site
+from probes.fit import Options, ProbeResult, fit_probe
+from probes.sites import parse_site, site_rows
 from tests.synthetic_run import synthetic_run
+
+BARE = Options(controls=False, permutations=19, draws=200)
 
 
 @pytest.fixture(scope="module")
@@ -28,130 +34,174 @@ def signal(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def fitted(signal: Run) -> ProbeResult:
-    return fit_probe(signal, "operation", "u@1", seed=3)
+    return fit_probe(signal, "operation", "u@1", Options(seed=3, permutations=99, draws=300))
 
 
-def control(result: ProbeResult, name: str) -> dict[str, tuple[float, float, float]]:
-    found = next(c for c in result.controls if c.name == name)
-    return {metric: (e.value, e.low, e.high) for metric, e in found.metrics.items()}
+def control(result: ProbeResult, name: str) -> Control:
+    return next(c for c in result.controls if c.name == name)
+
+
+def kept(result: ProbeResult, folder: Path) -> Probe:
+    probe = save_probe(result, folder)
+    assert probe is not None
+    return probe
 
 
 def test_planted_signal_is_read_and_shuffled_labels_are_not(fitted: ProbeResult) -> None:
     assert fitted.metrics["accuracy"].value > 0.97
     assert fitted.metrics["auroc"].low > 0.98
-    value, low, high = control(fitted, "shuffled_labels")["auroc"]
-    assert low <= 0.5 <= high
-    assert value < 0.65
-    assert control(fitted, "majority_class")["auroc"][0] == 0.5
+    shuffled = control(fitted, "shuffled_labels").metrics["auroc"]
+    assert shuffled.low <= 0.5 <= shuffled.high
+    assert shuffled.value < 0.65
+    assert control(fitted, "majority_class").metrics["auroc"].value == 0.5
     assert (fitted.n, fitted.groups) == (400, 200)
     assert fitted.n_test == 2 * fitted.groups_test
+    assert fitted.permutation.p_value == 1 / 100
+    assert fitted.mdl is not None
+    assert fitted.mdl.compression > 2
+
+
+def test_controls_are_judged_on_the_same_rows_with_paired_differences(fitted: ProbeResult) -> None:
+    for name in ("prompt_words", "length_position", "random_features", "control_task"):
+        found = control(fitted, name)
+        assert found.reason is None
+        assert found.metrics["auroc"].value < 0.7
+        assert found.difference["auroc"].low > 0.2
+        assert found.difference["auroc"].value == pytest.approx(
+            fitted.metrics["auroc"].value - found.metrics["auroc"].value
+        )
+
+
+def test_controls_of_a_model_that_is_gone_say_why_and_nothing_fails(fitted: ProbeResult) -> None:
+    for name in ("prompt_state", "prompt_embedding", "untrained"):
+        found = control(fitted, name)
+        assert found.metrics == found.difference == {}
+        assert "its model cannot be loaded" in str(found.reason)
+        assert name in fitted.headline.split("not available: ")[1]
+    assert "better than every control" in fitted.headline
 
 
 def test_planted_null_is_at_chance(tmp_path: Path) -> None:
     run = synthetic_run(tmp_path / "null", n=300, signal=False)
-    result = fit_probe(run, "operation", "u@0")
+    result = fit_probe(run, "operation", "u@0", replace(BARE, permutations=99))
     assert result.metrics["auroc"].low <= 0.5 <= result.metrics["auroc"].high
     assert result.metrics["accuracy"].low <= 1 / 3 <= result.metrics["accuracy"].high
+    assert result.permutation.p_value is not None
+    assert result.permutation.p_value > 0.05
+    assert result.headline.startswith("reads nothing: balanced_accuracy 0.")
 
 
 def test_noise_does_not_carry_what_the_thought_does(signal: Run) -> None:
-    result = fit_probe(signal, "operation", "eps@1")
+    result = fit_probe(signal, "operation", "eps@1", BARE)
     assert result.metrics["auroc"].low <= 0.5 <= result.metrics["auroc"].high
 
 
-def test_traces_without_the_thought_are_counted_not_read(signal: Run) -> None:
-    result = fit_probe(signal, "operation", "u@3")
+def test_traces_without_the_thought_or_the_label_are_counted_not_read(signal: Run) -> None:
+    result = fit_probe(signal, "operation", "u@3", BARE)
     assert result.n == int((signal.traces["K"] > 3).sum())
     assert result.out["no thought 3"] == len(signal.traces) - result.n > 0
+    labels = signal.thoughts["labels"].where(signal.thoughts.index % 3 > 0, "{}")
+    gaps = replace(signal, thoughts=signal.thoughts.assign(labels=labels))
+    partly = fit_probe(gaps, "operation", "u@1", BARE)
+    rows = site_rows(signal, parse_site("u@1"))
+    assert partly.out["no label 'operation'"] == int((rows.first % 3 == 0).sum()) > 0
+    assert partly.n + sum(partly.out.values()) == len(signal.traces)
 
 
 def test_the_same_seed_gives_the_same_result(signal: Run, fitted: ProbeResult) -> None:
-    again = fit_probe(signal, "operation", "u@1", seed=3)
-    assert again.to_dict() == fitted.to_dict()
-    assert again.weights.hash() == fitted.weights.hash()
+    mine = replace(BARE, seed=3)
+    once, again = (fit_probe(signal, "operation", "u@1", mine) for _ in range(2))
+    assert again.to_dict() == once.to_dict()
+    assert once.split.hash == again.split.hash == fitted.split.hash
+    assert once.reading.test.tolist() == again.reading.test.tolist() == fitted.reading.test.tolist()
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-def test_weights_predict_as_sklearn_does(classes: int) -> None:
-    rng = np.random.default_rng(classes)
-    y = rng.integers(classes, size=120)
-    x = rng.normal(size=(120, 5)) * [1, 10, 0.1, 3, 1] + y[:, None] * [1, 0, 0.1, 0, 0]
-    model = fit_logistic(x, y, np.arange(120).astype(object), seed=0)
-    weights = weights_of(model, classes)
-    np.testing.assert_allclose(
-        weights.probabilities(x), class_scores(model, x, classes), atol=1e-12
-    )
+def test_no_group_is_in_two_parts(signal: Run) -> None:
+    split = fit_probe(signal, "operation", "u@1", replace(BARE, positive="add")).split
+    parts = (set(split.fold), set(split.control), set(split.test))
+    assert sum(map(len, parts)) == len(set.union(*parts)) == signal.traces["group"].nunique()
 
 
+@pytest.mark.parametrize("positive", [None, "add"])
 def test_artefact_survives_the_disk_and_reads_the_same(
-    signal: Run, fitted: ProbeResult, tmp_path: Path
+    signal: Run, tmp_path: Path, positive: str | None
 ) -> None:
-    save_probe(fitted, tmp_path / "probe")
+    result = fit_probe(signal, "operation", "u@1", replace(BARE, positive=positive))
+    kept(result, tmp_path / "probe")
     probe = read_probe(tmp_path / "probe")
     assert probe.meta["checkpoint_hash"] == signal.manifest["checkpoint_hash"]
     assert probe.meta["run_hash"] == signal.hash
-    assert probe.weights.hash() == fitted.weights.hash()
-    assert not list(tmp_path.rglob("*.pkl"))
-    scores = apply_probe(probe, signal)
-    held_out = scores.frame[~scores.frame["seen"]]
-    assert len(held_out) == fitted.n_test
-    assert scores.accuracy == pytest.approx(fitted.metrics["accuracy"].value)
+    assert probe.meta["positive"] == positive
+    assert sorted(p.name for p in (tmp_path / "probe").iterdir()) == [
+        "probe.json",
+        "probe.safetensors",
+    ]
+    X = read_site(signal, probe.site, site_rows(signal, probe.site))
+    rows = result.split.rows(signal.traces["group"].to_numpy())
+    np.testing.assert_allclose(probe.read(X)[rows.test], result.reading.test, atol=1e-9)
+    held_out = apply_probe(probe, signal).frame.loc[lambda f: ~f["seen"]]
+    assert len(held_out) == result.n_test
+    right = (held_out["predicted"] == held_out["label"]).mean()
+    assert right == pytest.approx(result.metrics["accuracy"].value)
 
 
-def test_apply_reads_other_runs_and_keeps_scores_by_trace_and_k(
-    fitted: ProbeResult, tmp_path: Path
+def test_thresholds_come_from_groups_that_neither_train_nor_test(signal: Run) -> None:
+    result = fit_probe(signal, "operation", "u@1", replace(BARE, positive="add"))
+    assert result.reading.limits is not None
+    rows = result.split.rows(signal.traces["group"].to_numpy())
+    assert result.n_control == len(rows.control)
+    negatives = result.reading.alarms.size
+    assert 0 < negatives < result.n_control
+    assert "recall_at_1pct" not in result.reading.limits.values
+    assert f"1,000 negatives in the control set, it has {negatives}" in str(
+        result.to_dict()["withheld"] | result.to_dict()["thresholds"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("estimator", "named", "linear"),
+    [
+        ("lda", "lda", True),
+        ("sklearn.svm.LinearSVC(C=0.01)", "LinearSVC(C=0.01)", True),
+        (SGDClassifier(loss="log_loss", random_state=0), "SGDClassifier", True),
+        (KNeighborsClassifier(), "KNeighborsClassifier()", False),
+    ],
+)
+def test_any_estimator_will_do_and_only_linear_ones_are_kept(
+    signal: Run, tmp_path: Path, estimator: Any, named: str, linear: bool
 ) -> None:
-    other = synthetic_run(tmp_path / "other", n=60, D=24, steps=(1, 3), seed=9, tau=0.3)
-    probe = save_probe(fitted, tmp_path / "probe")
-    scores = apply_probe(probe, other)
-    assert scores.out == int((other.traces["K"] < 2).sum()) > 0
-    assert scores.seen == 0
-    assert scores.accuracy > 0.95
-    stored = pd.read_parquet(save_scores(scores, other))
-    assert not stored.duplicated(["trace_id", "k"]).any()
-    assert set(stored["k"]) == {1}
-    np.testing.assert_allclose(stored.filter(like="p:").sum(axis=1), 1.0)
+    result = fit_probe(signal, "operation", "u@1", replace(BARE, estimator=estimator))
+    assert named in result.estimator
+    assert result.metrics["accuracy"].value > 0.9
+    probe = save_probe(result, tmp_path / "probe")
+    assert (probe is not None) == linear == (tmp_path / "probe").exists()
+    if linear:
+        assert read_probe(tmp_path / "probe").meta["estimator"] == result.estimator
 
 
-def test_apply_refuses_another_checkpoint_and_a_missing_site(
-    fitted: ProbeResult, tmp_path: Path
-) -> None:
-    probe = save_probe(fitted, tmp_path / "probe")
-    made = {"n": 20, "D": 24, "tau": 0.3}
-    other = synthetic_run(tmp_path / "other", checkpoint_hash="another", **made)
-    with pytest.raises(UserError, match=r"checkpoint_hash is another, .* fitted on synthetic"):
-        apply_probe(probe, other)
-    short = synthetic_run(tmp_path / "short", steps=(1, 1), **made)
-    with pytest.raises(UserError, match=r"--site u@1: not in short"):
-        apply_probe(probe, short)
-
-
-@pytest.mark.parametrize("name", ["tau", "k_policy", "max_thoughts", "template", "dtype"])
-def test_apply_refuses_a_run_made_otherwise(
-    signal: Run, fitted: ProbeResult, tmp_path: Path, name: str
-) -> None:
-    save_probe(fitted, tmp_path / "probe")
-    changed = {"decode": signal.manifest["decode"] | {name: "other"}}
-    with pytest.raises(UserError, match=f"decode.{name} is other, the probe was fitted on"):
-        apply_probe(
-            read_probe(tmp_path / "probe"), replace(signal, manifest=signal.manifest | changed)
-        )
+def test_attention_reads_all_thoughts_of_a_trace(signal: Run, tmp_path: Path) -> None:
+    options = replace(BARE, estimator="attention", positive="2")
+    result = fit_probe(signal, "steps", "u@all", options)
+    assert (result.estimator, result.n) == ("attention", len(signal.traces))
+    probe = kept(result, tmp_path / "probe")
+    assert probe.weights.query is not None
+    assert apply_probe(read_probe(tmp_path / "probe"), signal).n == result.n
 
 
 def test_a_probe_names_the_real_layer_and_other_layers_are_refused(tmp_path: Path) -> None:
-    made = {"n": 120, "D": 24, "tau": 0.3, "activations": 24}
+    made: dict[str, Any] = {"n": 120, "D": 24, "tau": 0.3, "activations": 24}
     every = synthetic_run(tmp_path / "all", **made)
     last = synthetic_run(tmp_path / "last", manifest={"activations": "thoughts"}, seed=5, **made)
-    assert fit_probe(every, "operation", "h@-1@1").site == "h@1@1"
-    embeddings = save_probe(fit_probe(every, "operation", "h@0@1"), tmp_path / "embeddings")
+    assert fit_probe(every, "operation", "h@-1@1", BARE).site == "h@1@1"
+    embeddings = kept(fit_probe(every, "operation", "h@0@1", BARE), tmp_path / "embeddings")
     with pytest.raises(UserError, match=r"--site h@0@1: not in last; existing sites: .*h@-1@K"):
         apply_probe(embeddings, last)
     with pytest.raises(UserError, match=r"--site h@0@1: not in last; existing sites: .*h@-1@K"):
-        fit_probe(last, "operation", "h@0@1")
-    result = fit_probe(last, "operation", "h@-1@1")
+        fit_probe(last, "operation", "h@0@1", BARE)
+    result = fit_probe(last, "operation", "h@-1@1", BARE)
     assert result.site == "h@-1@1"
-    probe = save_probe(result, tmp_path / "last-layer")
-    assert apply_probe(probe, every).accuracy > 0.9
+    frame = apply_probe(kept(result, tmp_path / "last-layer"), every).frame
+    assert (frame["predicted"] == frame["label"]).mean() > 0.9
 
 
 def labelled(path: Path, rare: int) -> Run:
@@ -159,7 +209,8 @@ def labelled(path: Path, rare: int) -> Run:
     run = synthetic_run(path, n=150, samples=4, signal=False, steps=(2, 2))
     groups = sorted(set(run.traces["group"]))[:rare]
     labels = [
-        canonical_json({"kind": "rare" if g in groups else "usual"}) for g in run.traces["group"]
+        canonical_json({"kind": ["a", "b", "c"][i % 3] if g not in groups else "rare"})
+        for i, g in enumerate(run.traces["group"])
     ]
     return replace(run, traces=run.traces.assign(labels=labels))
 
@@ -167,50 +218,55 @@ def labelled(path: Path, rare: int) -> Run:
 @pytest.mark.parametrize("rare", [2, 3])
 def test_a_class_of_two_or_three_groups_is_refused(tmp_path: Path, rare: int) -> None:
     with pytest.raises(UserError, match=rf"class 'rare' of the label occurs in {rare} problem gro"):
-        fit_probe(labelled(tmp_path / "run", rare), "kind", "u@0")
+        fit_probe(labelled(tmp_path / "run", rare), "kind", "u@0", BARE)
 
 
 def test_means_over_classes_are_withheld_where_a_class_has_few_groups(tmp_path: Path) -> None:
-    result = fit_probe(labelled(tmp_path / "few", 8), "kind", "u@0")
+    options = replace(BARE, controls=True)
+    result = fit_probe(labelled(tmp_path / "few", 8), "kind", "u@0", options)
     assert "class 'rare' is in 2 held-out groups, at least 5" in result.withheld["auroc"]
-    for metrics in (result.metrics, *(c.metrics for c in result.controls)):
+    assert {"auroc", "balanced_accuracy"} <= result.withheld.keys()
+    # those that give every row the same score have an AUROC of 0.5, whatever the classes
+    others = ("prompt_words", "random_features", "shuffled_labels")
+    for metrics in (result.metrics, *(control(result, name).metrics for name in others)):
         assert np.isnan(metrics["auroc"].value)
         assert np.isfinite(metrics["accuracy"].value)
-    save_probe(result, tmp_path / "probe")
+    assert "accuracy 0." in result.headline
+    kept(result, tmp_path / "probe")
     stored = json.loads((tmp_path / "probe" / "probe.json").read_text(), parse_constant=pytest.fail)
     assert stored["metrics"]["auroc"] == {"value": None, "low": None, "high": None}
-    assert stored["withheld"].keys() == {"auroc", "balanced_accuracy"}
-    enough = fit_probe(labelled(tmp_path / "enough", 20), "kind", "u@0")
-    assert enough.withheld == {}
+    assert stored["withheld"] == result.withheld
+    enough = fit_probe(labelled(tmp_path / "enough", 24), "kind", "u@0", BARE)
+    assert "auroc" not in enough.withheld
     assert np.isfinite(enough.metrics["auroc"].value)
 
 
-def test_failed_fits_are_errors() -> None:
-    rng = np.random.default_rng(0)
-    x, y, groups = rng.normal(size=(60, 4)), np.arange(60) % 2, np.arange(60).astype(object)
-    x[7] = np.nan
-    with pytest.raises(ValueError, match="NaN"):
-        fit_logistic(x, y, groups, seed=0)
-    rare = np.zeros(60, dtype=int)
-    rare[:1] = 1
-    with pytest.raises(UserError, match="too few problem groups for 3 inner folds"):
-        fit_logistic(rng.normal(size=(60, 4)), rare, groups, seed=0)
-
-
 def test_any_seed_of_63_bits_will_do(signal: Run) -> None:
-    assert fit_probe(signal, "operation", "u@0", seed=2**63 - 1).seed == 2**63 - 1
+    options = replace(BARE, seed=2**63 - 1)
+    assert fit_probe(signal, "operation", "u@0", options).seed == 2**63 - 1
     for seed in (-1, 2**63):
         with pytest.raises(UserError, match="--seed is"):
-            fit_probe(signal, "operation", "u@0", seed=seed)
+            Options(seed=seed)
+
+
+@pytest.mark.parametrize("field", ["draws", "permutations"])
+def test_options_without_sense_are_refused(field: str) -> None:
+    with pytest.raises(UserError, match=f"--{field} is 0"):
+        Options(**{field: 0})
+
+
+@pytest.fixture(scope="module")
+def result(signal: Run) -> ProbeResult:
+    return fit_probe(signal, "operation", "u@1", BARE)
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "1", "[" * 100_000, '{"format_version": 2}'])
-def test_a_foreign_probe_json_is_one_line(fitted: ProbeResult, tmp_path: Path, text: str) -> None:
-    save_probe(fitted, tmp_path / "probe")
+def test_a_foreign_probe_json_is_one_line(result: ProbeResult, tmp_path: Path, text: str) -> None:
+    kept(result, tmp_path / "probe")
     (tmp_path / "probe" / "probe.json").write_text(text)
     for attempt in (
         lambda: read_probe(tmp_path / "probe"),
-        lambda: save_probe(fitted, tmp_path / "probe"),
+        lambda: save_probe(result, tmp_path / "probe"),
     ):
         with pytest.raises(UserError) as error:
             attempt()
@@ -223,10 +279,17 @@ def test_a_foreign_probe_json_is_one_line(fitted: ProbeResult, tmp_path: Path, t
     [
         ("site", 3),
         ("site", "v@1"),
+        ("kind", "other"),
         ("classes", "abc"),
         ("classes", []),
+        ("calibration_link", 3),
+        ("calibration_link", {}),
+        ("calibration_link", {"slope": "x", "offsets": [0.0]}),
+        ("calibration_link", {"slope": 1.0, "offsets": [0.0, 1.0]}),
+        ("thresholds", {}),
         ("train_groups", 7),
         ("train_groups", [["a"]]),
+        ("control_groups", [["a"]]),
         ("settings", None),
         ("label", ["a"]),
         ("seed", "x"),
@@ -234,20 +297,18 @@ def test_a_foreign_probe_json_is_one_line(fitted: ProbeResult, tmp_path: Path, t
     ],
 )
 def test_a_probe_of_other_types_is_one_line(
-    fitted: ProbeResult, tmp_path: Path, field: str, value: object
+    result: ProbeResult, tmp_path: Path, field: str, value: object
 ) -> None:
-    meta = save_probe(fitted, tmp_path / "probe").meta | {field: value}
-    fields = {
-        k: v for k, v in meta.items() if k not in ("versions", "run", "hash", "format_version")
-    }
-    meta["hash"] = content_hash([fields, fitted.weights.hash()])
+    probe = kept(result, tmp_path / "probe")
+    meta = probe.meta | {field: value}
+    meta["hash"] = _hash(meta, probe.weights, probe.alarms)
     (tmp_path / "probe" / "probe.json").write_text(json.dumps(meta))
-    with pytest.raises(UserError, match="fit the probe again"):
+    with pytest.raises(UserError, match=r"fit (the probe|it) again"):
         read_probe(tmp_path / "probe")
 
 
-def test_a_damaged_artefact_is_refused(fitted: ProbeResult, tmp_path: Path) -> None:
-    save_probe(fitted, tmp_path / "probe")
+def test_a_damaged_artefact_is_refused(result: ProbeResult, tmp_path: Path) -> None:
+    kept(result, tmp_path / "probe")
     text = (tmp_path / "probe" / "probe.json").read_text()
     (tmp_path / "probe" / "probe.json").write_text(text.replace('"u@1"', '"u@0"'))
     with pytest.raises(UserError, match=r"hash does not fit"):
@@ -259,13 +320,13 @@ def test_a_damaged_artefact_is_refused(fitted: ProbeResult, tmp_path: Path) -> N
         read_probe(tmp_path / "nowhere")
 
 
-def test_a_folder_keeps_its_first_probe(fitted: ProbeResult, tmp_path: Path) -> None:
-    save_probe(fitted, tmp_path / "probe")
-    save_probe(fitted, tmp_path / "probe")
+def test_a_folder_keeps_its_first_probe(result: ProbeResult, tmp_path: Path) -> None:
+    kept(result, tmp_path / "probe")
+    kept(result, tmp_path / "probe")
     with pytest.raises(UserError, match=r"holds another probe.*label is operation there"):
-        save_probe(replace(fitted, label="offset"), tmp_path / "probe")
+        save_probe(replace(result, label="offset"), tmp_path / "probe")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds no probe"):
-        save_probe(fitted, tmp_path / "full")
+        save_probe(result, tmp_path / "full")
     assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.txt"]

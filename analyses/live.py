@@ -1,0 +1,284 @@
+"""Watching a model while it thinks: scores of each thought, its text, and a stop before the answer.
+
+calibration = calibrate_live(read_run("runs/clean"), alpha=0.01)
+result = watch(reasoner, prompts, tau=0.7, noise_seeds=seeds, calibration=calibration)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from analyses.live_calibration import STATISTICS, LiveCalibration, stabilised
+from analyses.scored import Scored, refuse_without_likelihood
+from nfcot_model.errors import UserError
+from nfcot_model.reasoners import NFCoTReasoner
+from nfcot_model.thoughts import NewThoughts, Thoughts
+
+__all__ = ["NOT_SHOWN", "LiveMonitor", "LiveResult", "LiveThought", "watch"]
+
+NOT_SHOWN = (
+    "The scorer is the model itself, while it draws: the energy is that of the noise it was given,"
+    " so it shows a wrong temperature or noise source and carries no information about intent"
+    " (AUROC 0.50 on a backdoor). The log-volume says how sure the model was, not of what. Decoded"
+    " text is the codec's reading of a thought, not evidence that the model uses it. A generation"
+    " that was not stopped is not thereby safe."
+)
+
+
+@dataclass(frozen=True)
+class LiveThought:
+    """One thought just drawn: whose, which, how it scored. `z` are None without calibration.
+
+    `over`: beyond the threshold; such a thought is the last where the monitor stops. `score` is
+    infinite where anything is no number. `text` is None where the model's flow is not causal (text
+    comes at the end only), within a step of several thoughts, and where nobody asked for text.
+    """
+
+    row: int
+    k: int
+    energy: float
+    logvol: float
+    z_energy: float | None
+    z_logvol: float | None
+    score: float | None
+    over: bool
+    text: str | None
+
+
+@dataclass(frozen=True)
+class LiveResult:
+    """What was thought and said under watch. `answers` are None where thinking was stopped.
+
+    `rows`: one row per thought, the fields of `LiveThought` and `invalid`; texts are there in any
+    case, from one pass at the end where they did not come alive. `text_comes` says which.
+    """
+
+    thoughts: Thoughts
+    answers: list[str | None]
+    stopped: list[bool]
+    rows: pd.DataFrame
+    summary: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of `nfcot audit live --json`, but for the rows."""
+        return self.summary
+
+    def to_frame(self) -> pd.DataFrame:
+        return self.rows
+
+
+class LiveMonitor:
+    """An `on_thought` that scores every thought of one call of `think`, from the first.
+
+    Scores and stops are decided at once. Text and `listen` follow in order on a thread of their
+    own, so that thinking does not wait for them; `close` (or leaving the `with`) does.
+    Raises UserError for a calibration of another model or temperature, and a reasoner without
+    likelihood.
+    """
+
+    def __init__(
+        self,
+        reasoner: NFCoTReasoner,
+        *,
+        tau: float,
+        calibration: LiveCalibration | None = None,
+        max_thoughts: int | None = None,
+        stop: bool = True,
+        read: bool = True,
+        listen: Callable[[LiveThought], object] | None = None,
+    ) -> None:
+        refuse_without_likelihood(reasoner, "watching")
+        if calibration is not None:
+            calibration.check(reasoner, tau, max_thoughts)
+        self.reasoner, self.tau, self.calibration = reasoner, tau, calibration
+        self.stop, self.listen = stop, listen
+        self.reads = read and reasoner.variable_k and reasoner.model.flow.order == "causal"
+        self.stopped: Tensor | None = None
+        self._steps: list[dict[str, np.ndarray]] = []
+        self._texts: dict[tuple[int, int], str] = {}
+        self._pending: list[Tensor] = []
+        self._reading = reasoner.model.flow.reading() if self.reads else None
+        self._thread = ThreadPoolExecutor(1, "nfcot-live") if self.reads or listen else None
+        self._jobs: list[Future[None]] = []
+
+    def __call__(self, new: NewThoughts) -> Tensor | None:
+        """Score these thoughts; the rows that shall think no further, if any."""
+        if bool((new.k[new.alive] != len(self._steps)).any()):
+            raise UserError(
+                "a LiveMonitor watches one think from its first thought; make a new one"
+            )
+        energy = 0.5 * (new.eps / (self.tau or 1.0)).square().sum(-1)
+        logvol = -new.log_sigma.sum(-1)
+        step = {"alive": new.alive, "energy": energy, "logvol": logvol}
+        halted = None
+        finite = torch.isfinite(energy + logvol + new.u.sum(-1))
+        if self.calibration is not None:
+            z = self.calibration.z(stabilised(energy, logvol, self.calibration.D), new.k)
+            score = self.calibration.score(z).where(finite, torch.inf)
+            over = new.alive & (score > 1)
+            step |= {"z_energy": z[:, 0], "z_logvol": z[:, 1], "score": score, "over": over}
+            before = torch.zeros_like(over) if self.stopped is None else self.stopped
+            self.stopped = before | over if self.stop else before
+            halted = over if self.stop else None
+        step["invalid"] = ~finite
+        values = {name: value.cpu().numpy() for name, value in step.items()}
+        self._steps.append(values)
+        if self._thread is not None:
+            k = len(self._steps) - 1
+            self._jobs.append(self._thread.submit(self._tell, k, new.u, new.alive, values))
+        return halted
+
+    def _tell(self, k: int, u: Tensor, alive: Tensor, values: dict[str, np.ndarray]) -> None:
+        rows = alive.nonzero()[:, 0].tolist()
+        if self._reading is not None:
+            self._pending.append(self._reading.next(u, alive))
+            slots = self.reasoner.model.config.codec["slots"]
+            if len(self._pending) == slots and rows:
+                e = torch.stack(self._pending, dim=1)[alive].cpu()
+                said = self.reasoner.read(e, torch.ones(e.shape[:2], dtype=torch.bool))
+                for row, (text,) in zip(rows, said, strict=True):
+                    self._texts |= {(row, place): text for place in range(k + 1 - slots, k + 1)}
+            if len(self._pending) == slots:
+                self._pending = []
+        if self.listen is not None:
+            for row in rows:
+                self.listen(self._thought(k, row, values))
+
+    def _thought(self, k: int, row: int, values: dict[str, np.ndarray]) -> LiveThought:
+        def at(name: str) -> float | None:
+            return float(values[name][row]) if name in values else None
+
+        return LiveThought(
+            row=row,
+            k=k,
+            energy=float(values["energy"][row]),
+            logvol=float(values["logvol"][row]),
+            z_energy=at("z_energy"),
+            z_logvol=at("z_logvol"),
+            score=at("score"),
+            over=bool(at("over")),
+            text=self._texts.get((row, k)),
+        )
+
+    def close(self) -> None:
+        """Wait until every text is read and everything told; raises what a listener raised."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=True)
+            for job in self._jobs:
+                job.result()
+
+    def __enter__(self) -> LiveMonitor:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def frame(self) -> pd.DataFrame:
+        """One row per thought, by row and k; after `close`."""
+        records = []
+        for k, values in enumerate(self._steps):
+            for row in np.flatnonzero(values["alive"]).tolist():
+                fields = vars(self._thought(k, row, values))
+                records.append(fields | {"invalid": bool(values["invalid"][row])})
+        columns = [*LiveThought.__dataclass_fields__, "invalid"]
+        frame = pd.DataFrame(records, columns=columns)
+        return frame.sort_values(["row", "k"], ignore_index=True)
+
+
+def watch(
+    reasoner: NFCoTReasoner,
+    prompts: Sequence[str],
+    *,
+    tau: float,
+    noise_seeds: Sequence[int],
+    calibration: LiveCalibration | None = None,
+    stop: bool = True,
+    read: bool = True,
+    listen: Callable[[LiveThought], object] | None = None,
+    max_thoughts: int | None = None,
+) -> LiveResult:
+    """Think and answer (greedily) under watch. What is not stopped is as it is without watching.
+
+    `listen` hears of each thought, with its text where the flow is causal. With a `calibration`
+    and `stop`, a row ends with the first thought beyond the threshold and gives no answer.
+    """
+    monitor = LiveMonitor(
+        reasoner,
+        tau=tau,
+        calibration=calibration,
+        max_thoughts=max_thoughts,
+        stop=stop,
+        read=read,
+        listen=listen,
+    )
+    with monitor:
+        thoughts = reasoner.think(
+            prompts,
+            tau=tau,
+            noise_seeds=noise_seeds,
+            max_thoughts=max_thoughts,
+            on_thought=monitor,
+        )
+        halted = torch.zeros(len(prompts), dtype=torch.bool)
+        if monitor.stopped is not None:
+            halted = monitor.stopped.cpu()
+        going = (~halted).nonzero()[:, 0]
+        answers: list[str | None] = [None] * len(prompts)
+        if len(going):
+            asked = [prompts[i] for i in going.tolist()]
+            said = reasoner.answer(asked, thoughts.rows(going))
+            for i, answer in zip(going.tolist(), said, strict=True):
+                answers[i] = answer
+    rows = monitor.frame()
+    if read and not monitor.reads:
+        rows["text"] = _read_at_the_end(reasoner, thoughts, rows)
+    summary = _summary(monitor, rows, halted, read)
+    return LiveResult(thoughts, answers, halted.tolist(), rows, summary)
+
+
+def _read_at_the_end(
+    reasoner: NFCoTReasoner, thoughts: Thoughts, rows: pd.DataFrame
+) -> list[str | None]:
+    """The texts of whole trajectories; None in those that were ended within a step."""
+    slots = reasoner.model.config.codec["slots"]
+    whole = (thoughts.K % slots == 0).nonzero()[:, 0]
+    texts = reasoner.decode(thoughts.rows(whole)).texts if len(whole) else []
+    by_row = dict(zip(whole.tolist(), texts, strict=True))
+    if not reasoner.variable_k:
+        by_row = {row: ["\n".join(text)] for row, text in by_row.items()}
+    pairs = zip(rows["row"], rows["k"], strict=True)
+    return [by_row[row][k // slots] if row in by_row else None for row, k in pairs]
+
+
+def _summary(
+    monitor: LiveMonitor, rows: pd.DataFrame, halted: Tensor, read: bool
+) -> dict[str, Any]:
+    reasoner = monitor.reasoner
+    scored = Scored(
+        scorer="self, while drawing",
+        checkpoint_hash=reasoner.checkpoint_hash,
+        context="the prompt",
+        tau=monitor.tau,
+        tensor="u as drawn (eps is the noise itself)",
+        density=f"{' and '.join(STATISTICS)} of p(u_k | u_<k, prompt)",
+    )
+    order = reasoner.model.flow.order
+    return {
+        "scored": scored.to_dict(),
+        "calibration": None if monitor.calibration is None else monitor.calibration.to_dict(),
+        "flow_order": order,
+        "text_comes": "never" if not read else "per thought" if monitor.reads else "at the end",
+        "n": len(halted),
+        "thoughts": len(rows),
+        "stopped": int(halted.sum()),
+        "invalid": int(rows.loc[rows["invalid"], "row"].nunique()),
+        "not_shown": NOT_SHOWN,
+    }

@@ -1,0 +1,98 @@
+"""What does live monitoring cost? Thinking and answering under watch against without, in one run.
+
+    python benchmarks/live_monitor.py [MODEL] [--problems 256] [--batch 64] [--repeats 7]
+
+The same problems with the same noise, in batches: bare (`think`, `answer`), watched (scores of
+every thought and a calibrated stop), and read (decoded text of every thought as it comes, too).
+They alternate. `ratio` is that of the median wall times, watched to bare, and must not pass 1.1
+(exit code 1); `text_ratio` is read to bare. Text is decoded on a thread of its own: it needs a
+second idle core. The calibration stops nothing here, so that all three do the same work.
+`cpu_ratio` and `text_cpu_ratio` compare processor time, which other programs disturb less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter, process_time
+
+import numpy as np
+import torch
+
+from analyses.live import watch
+from analyses.live_calibration import calibrate_live
+from nfcot_model.checkpoints import demo_path
+from nfcot_model.reasoners import load_reasoner
+from nfcot_model.sampling import noise_seed
+from nfcot_model.traces import collect, read_run
+from nfcot_model.worlds import make_world
+
+LIMIT = 1.1
+TAU = 0.7
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", type=Path, default=demo_path())
+    parser.add_argument("--problems", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    reasoner = load_reasoner(options.model)
+    half = options.problems // 2
+    problems = [p for w in ("digits", "shuffle") for p in make_world(w, "test", 1, half)]
+    with tempfile.TemporaryDirectory() as folder:
+        clean = make_world("digits", "calibration", 1, 100)
+        collect(reasoner, clean, Path(folder) / "clean", tau=TAU)
+        known = calibrate_live(read_run(Path(folder) / "clean"), 0.1)
+    calibration = replace(known, thresholds=np.full(2, 1e9))
+    blocks = [problems[i : i + options.batch] for i in range(0, len(problems), options.batch)]
+    work = [([p.prompt for p in b], [noise_seed(0, p.id, 0) for p in b]) for b in blocks]
+
+    def bare() -> None:
+        for prompts, seeds in work:
+            reasoner.answer(prompts, reasoner.think(prompts, tau=TAU, noise_seeds=seeds))
+
+    def watched(read: bool) -> None:
+        for prompts, seeds in work:
+            watch(reasoner, prompts, tau=TAU, noise_seeds=seeds, calibration=calibration, read=read)
+
+    ways: dict[str, Callable[[], None]] = {
+        "bare": bare,
+        "watched": lambda: watched(False),
+        "read": lambda: watched(True),
+    }
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for repeat in range(options.repeats + 1):
+        for name, way in ways.items():
+            wall, cpu = perf_counter(), process_time()
+            way()
+            if repeat:  # the first round warms up
+                seconds[name].append((perf_counter() - wall, process_time() - cpu))
+    wall = {name: statistics.median(w for w, _ in found) for name, found in seconds.items()}
+    cpu = {name: statistics.median(c for _, c in found) for name, found in seconds.items()}
+    ratio = wall["watched"] / wall["bare"]
+    report = {
+        "ratio": ratio,
+        "limit": LIMIT,
+        "within_limit": ratio <= LIMIT,
+        "cpu_ratio": cpu["watched"] / cpu["bare"],
+        "text_ratio": wall["read"] / wall["bare"],
+        "text_cpu_ratio": cpu["read"] / cpu["bare"],
+        "problems": len(problems),
+        "batch": options.batch,
+        "seconds": {name: [round(w, 3) for w, _ in found] for name, found in seconds.items()},
+        "threads": torch.get_num_threads(),
+    }
+    sys.stdout.write(json.dumps(report, indent=2) + "\n")
+    return 0 if report["within_limit"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Calibrated probabilities come true, and conformal p-values are what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit, log_softmax, softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import log_loss, roc_auc_score
+
+from nfcot_model.errors import UserError
+from probes.calibration import Calibration, calibration_table, conformal_p, fit_calibration
+
+
+class Reading(ClassifierMixin, BaseEstimator):
+    """A classifier whose decision value is its only feature."""
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Reading:
+        self.classes_ = np.unique(y)
+        self.is_fitted_ = True
+        return self
+
+    def decision_function(self, X: np.ndarray) -> np.ndarray:
+        return X[:, 0]
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        return self.classes_[(X[:, 0] > 0).astype(int)]
+
+
+def test_two_classes_are_platts_as_scikit_learn_fits_them() -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=400) * 3 + 1
+    y = (rng.random(400) < expit(0.5 * z - 1)).astype(int)
+    reading = FrozenEstimator(Reading().fit(z[:, None], y))
+    theirs = CalibratedClassifierCV(reading, method="sigmoid").fit(z[:, None], y)
+    mine = fit_calibration(z, y).apply(z)
+    assert mine == pytest.approx(theirs.predict_proba(z[:, None])[:, 1], abs=1e-4)
+
+
+def test_an_overconfident_probe_gets_its_slope_and_offset_back() -> None:
+    rng = np.random.default_rng(1)
+    honest = rng.normal(size=20_000) * 2
+    y = (rng.random(20_000) < expit(honest)).astype(int)
+    found = fit_calibration(3 * honest + 2, y)
+    assert found.slope == pytest.approx(1 / 3, rel=0.05)
+    assert found.offsets[1] == pytest.approx(-2 / 3, abs=0.06)
+    logits = rng.normal(size=(20_000, 4)) * 2
+    y = np.array([rng.choice(4, p=p) for p in softmax(logits, axis=1)])
+    found = fit_calibration(4 * logits + [0, 1, -2, 3], y)
+    assert found.slope == pytest.approx(1 / 4, rel=0.05)
+    assert found.offsets == pytest.approx((0, -0.25, 0.5, -0.75), abs=0.08)
+
+
+def test_calibrated_bins_come_true_and_raw_ones_do_not() -> None:
+    rng = np.random.default_rng(2)
+    honest = rng.normal(size=20_000) * 2
+    y = (rng.random(20_000) < expit(honest)).astype(int)
+    fit, rest = slice(0, 10_000), slice(10_000, None)
+    p = fit_calibration(4 * honest[fit], y[fit]).apply(4 * honest[rest])
+    for bins, true in (
+        (calibration_table("binary", y[rest], p), True),
+        (calibration_table("binary", y[rest], expit(4 * honest[rest])), False),
+    ):
+        z = [
+            (b.observed - b.predicted) / np.sqrt(b.predicted * (1 - b.predicted) / b.n)
+            for b in bins
+        ]
+        assert sum(b.n for b in bins) == 10_000
+        assert (np.abs(z).max() < 3.5) == true
+
+
+def test_scores_that_know_nothing_become_the_base_rate() -> None:
+    rng = np.random.default_rng(3)
+    z, y = rng.normal(size=5000) * 4, (rng.random(5000) < 0.2).astype(int)
+    assert fit_calibration(z, y).apply(z) == pytest.approx(0.2, abs=0.06)
+    opposed = fit_calibration(-np.where(y == 1, 1.0, -1.0) + rng.normal(size=5000), y)
+    assert opposed.slope == 0.0, "worse than chance is not turned into better"
+    assert roc_auc_score(y, opposed.apply(z)) == 0.5
+
+
+def test_logits_without_a_mistake_stay_short_of_certainty() -> None:
+    y = np.repeat([0, 1], 50)
+    p = fit_calibration(np.where(y == 1, 8.0, -8.0), y).apply(np.array([-8.0, 8.0]))
+    assert p == pytest.approx([1 / 52, 51 / 52], abs=1e-3)
+    three = np.repeat([0, 1, 2], 50)
+    p = fit_calibration(20.0 * np.eye(3)[three], three).apply(20.0 * np.eye(3))
+    assert np.diag(p) == pytest.approx(51 / 53, abs=1e-3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), C=st.integers(2, 5))
+def test_calibration_never_fits_worse_than_the_logits_as_they_are(seed: int, C: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits, y = rng.normal(size=(60, C)) * 5, rng.integers(C, size=60)
+    counts = np.bincount(y, minlength=C)[y][:, None]
+    targets = np.where(np.arange(C) == y[:, None], counts + 1, 1) / (counts + C)
+    found = fit_calibration(logits, y)
+    after = -(targets * np.log(found.apply(logits))).sum(axis=1).mean()
+    assert after <= -(targets * log_softmax(logits, axis=1)).sum(axis=1).mean() + 1e-9
+    assert found.apply(logits).sum(axis=1) == pytest.approx(1)
+
+
+def test_multiclass_bins_are_of_the_likeliest_class() -> None:
+    p = np.array([[0.9, 0.1, 0.0], [0.15, 0.7, 0.15], [0.1, 0.85, 0.05], [0.0, 0.05, 0.95]])
+    bins = calibration_table("multiclass", np.array([0, 0, 1, 2]), p, bins=2)
+    assert [(b.low, b.high, b.n, b.observed) for b in bins] == [(0.5, 1.0, 4, 0.75)]
+    assert bins[0].predicted == pytest.approx(0.85)
+    assert calibration_table("binary", np.zeros(0, dtype=int), np.zeros(0)) == []
+
+
+def test_two_columns_and_a_difference_of_logits_are_the_same_calibration() -> None:
+    rng = np.random.default_rng(4)
+    z, y = rng.normal(size=300), rng.integers(2, size=300)
+    one = fit_calibration(z, y)
+    two = fit_calibration(np.stack([0 * z, z], axis=1), y)
+    assert one.offsets == pytest.approx(two.offsets, abs=1e-5)
+    assert log_loss(y, one.apply(z)) == pytest.approx(
+        log_loss(y, two.apply(np.stack([0 * z, z], axis=1)))
+    )
+    assert Calibration(2.0, (0.0, 1.0)).apply(np.array([0.5])) == pytest.approx(expit(2.0))
+
+
+def test_conformal_p_counts_controls_at_least_as_high() -> None:
+    control = np.array([1.0, 2.0, 2.0, 3.0])
+    p = conformal_p(np.array([0.0, 2.0, 2.5, 9.0, np.nan, -np.inf]), control)
+    assert p.tolist() == [1.0, 0.8, 0.4, 0.2, 0.2, 0.2]
+    with pytest.raises(UserError, match="control set: 1 of 4 scores"):
+        conformal_p(control, np.array([1.0, np.inf, 2.0, 2.0]))
+
+
+@pytest.mark.parametrize("digits", [8, 0])
+def test_conformal_p_is_small_no_more_often_than_it_says(digits: int) -> None:
+    """On exchangeable scores, with ties and without; and it is exact without."""
+    rng = np.random.default_rng(5)
+    scores = rng.normal(size=(4000, 100)).round(digits)
+    p = np.array([conformal_p(row[:1], row[1:])[0] for row in scores])
+    for alpha in (0.01, 0.05, 0.2):
+        spread = np.sqrt(alpha * (1 - alpha) / 4000)
+        assert np.mean(p <= alpha) <= alpha + 3 * spread
+        if digits:
+            assert np.mean(p <= alpha) >= alpha - 3 * spread
+
+
+def test_scores_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(UserError, match="1 of 3 out-of-fold scores are not finite"):
+        fit_calibration(np.array([0.0, np.nan, 1.0]), np.array([0, 1, 1]))
