@@ -30,8 +30,8 @@ _SELF = (
 _RETROFIT = (
     "The scorer is a flow fitted afterwards on thoughts of this model (`retrofit`): nothing was"
     " ever drawn from it, so there is no record of a draw to replay, and a bad fit costs power."
-    " What can be seen is thoughts unlike clean ones, given the words of their prompts. A backdoored or"
-    " deceptive model whose thoughts resemble the clean ones looks perfectly usual."
+    " What can be seen is thoughts unlike clean ones, given the words of their prompts. A"
+    " backdoored or deceptive model whose thoughts resemble the clean ones looks perfectly usual."
 )
 _ANY = (
     " A small consistent offset, and whoever optimises against this score, stay unseen; short"

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from analyses.audit import audit_run
+from analyses.battery.source import run_noise
+from analyses.report import write_audit
 from nfcot_model.cli import main
 from nfcot_model.config import FlowConfig
 from nfcot_model.errors import UserError
@@ -141,8 +143,17 @@ def test_a_scored_run_is_audited_as_any_other(coconut: dict[str, Run], tmp_path)
     np.testing.assert_array_equal(run.tensor("u"), coconut["test"].tensor("u"))
     energy = 0.5 * np.square(run.tensor("eps").astype(np.float64)).sum(-1)
     np.testing.assert_allclose(run.thoughts["energy"], energy, rtol=1e-5)
-    summary = audit_run(run, scored["clean"], 0.2).summary
-    assert summary["scorer"] == "retrofit"
+    audit = audit_run(run, scored["clean"], 0.2)
+    summary = audit.summary
+    assert summary["scorer"] == summary["scored"]["scorer"] == "retrofit"
+    np.testing.assert_allclose(audit.thoughts["nll"], -run.thoughts["logp"], rtol=1e-4, atol=1e-4)
+    memory, disk = run_noise(run), run_noise(run.path)
+    np.testing.assert_array_equal(memory.x, disk.x)
+    np.testing.assert_array_equal(memory.logvol, disk.logvol)
+    write_audit(audit, tmp_path / "audit")
+    report = (tmp_path / "audit" / "audit.md").read_text()
+    assert "a flow fitted afterwards" in report
+    assert "(u - mu) / sigma" not in report
     assert json.dumps(summary)
     with pytest.raises(UserError, match="no density"):
         audit_run(coconut["test"], coconut["clean"], 0.2)
