@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from analyses.plants.cli import validate
 from analyses.scoring_cli import add_commands
 
 app = typer.Typer(
@@ -35,6 +36,9 @@ Against = Annotated[
 @app.callback()
 def audit() -> None:
     """Which trajectories stand out, at a stated rate of false alarms?"""
+
+
+app.command()(validate)
 
 
 @app.command()

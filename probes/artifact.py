@@ -25,10 +25,18 @@ from nfcot_model.traces import Run
 from probes.calibration import Calibration
 from probes.fit import ProbeResult
 from probes.sites import Site, parse_site
+from probes.splits import Split
 from probes.thresholds import Thresholds
 from probes.weights import Features, Weights
 
-__all__ = ["FORMAT_VERSION", "Probe", "read_probe", "save_probe"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Probe",
+    "read_probe",
+    "refuse_other_content",
+    "save_probe",
+    "split_of",
+]
 
 FORMAT_VERSION = 3
 WEIGHTS_FILE = "probe.safetensors"
@@ -46,6 +54,9 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "calibration_link": (dict, type(None)),
     "thresholds": (dict, type(None)),
     "train_groups": list,
+    "test_groups": list,
+    "folds": dict,
+    "split_hash": str,
     "control_groups": list,
     "estimator": str,
     "headline": str,
@@ -57,7 +68,17 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "controls": list,
 }
 # What says which probe it is: another one may not take its folder.
-OWN = ("run_hash", "label", "site", "estimator", "seed", "positive")
+OWN = (
+    "run_hash",
+    "label",
+    "labels_sha256",
+    "kind",
+    "site",
+    "estimator",
+    "seed",
+    "positive",
+    "split_hash",
+)
 
 
 @dataclass(frozen=True)
@@ -138,6 +159,7 @@ def save_probe(result: ProbeResult, folder: Path) -> Probe | None:
         if link is None
         else {"slope": link.slope, "offsets": list(link.offsets)},
         "train_groups": sorted(result.split.fold),
+        "folds": dict(result.split.fold),
         "control_groups": sorted(result.split.control),
         "test_groups": sorted(result.split.test),
         "versions": {name: version(name) for name in PACKAGES},
@@ -158,14 +180,21 @@ def _hash(meta: dict[str, Any], weights: Weights, alarms: NDArray[np.float64]) -
     return content_hash([identity, weights.hash(), alarms.tolist()])
 
 
-def _refuse_foreign(folder: Path, meta: dict[str, Any]) -> None:
+def refuse_other_content(folder: Path) -> bool:
+    """Does the folder hold a probe? Raises UserError when it holds something else."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder}: is a file; give a folder")
     # arrays alone are what a killed save leaves
     if not folder.is_dir() or holdings(folder) <= {WEIGHTS_FILE}:
-        return
+        return False
     if not (folder / JSON_FILE).is_file():
         raise UserError(f"--out {folder}: is not empty and holds no probe; give another folder")
+    return True
+
+
+def _refuse_foreign(folder: Path, meta: dict[str, Any]) -> None:
+    if not refuse_other_content(folder):
+        return
     try:
         found = read_probe(folder).meta
     except UserError as error:
@@ -176,6 +205,16 @@ def _refuse_foreign(folder: Path, meta: dict[str, Any]) -> None:
                 f"--out {folder}: holds another probe ({name} is {found[name]} there,"
                 f" {meta[name]} here); give another folder"
             )
+
+
+def split_of(folder: Path) -> Split:
+    """Which groups trained and tested the probe in the folder, or the best one of a sweep there?
+
+    Raises UserError when there is none.
+    """
+    best = folder / "best"
+    meta = read_probe(best if (best / JSON_FILE).is_file() else folder).meta
+    return Split(meta["folds"], frozenset(meta["control_groups"]), frozenset(meta["test_groups"]))
 
 
 def read_probe(folder: Path) -> Probe:

@@ -15,6 +15,8 @@ from nfcot_model.errors import UserError
 __all__ = ["Bin", "Calibration", "calibration_table", "conformal_p", "fit_calibration"]
 
 Floats = NDArray[np.float64]
+# On logits of unit size: weak readings keep their order, and hardly a probability.
+LEAST_SLOPE = 1e-3
 Ints = NDArray[np.int64]
 
 
@@ -22,8 +24,8 @@ Ints = NDArray[np.int64]
 class Calibration:
     """One slope for all logits and one offset per class, the first 0: p = softmax(slope z + b).
 
-    Binary logits z [n] count as [0, z], so that slope and offset are Platt's. The slope is never
-    negative: calibrated probabilities rank rows as their logits do, or not at all.
+    Binary logits z [n] count as [0, z], so that slope and offset are Platt's. The slope is always
+    positive: calibrated probabilities rank rows as their logits do.
     """
 
     slope: float
@@ -66,7 +68,7 @@ def fit_calibration(logits: Floats, y: Ints) -> Calibration:
         np.append(1.0, np.zeros(C - 1)),
         jac=True,
         method="L-BFGS-B",
-        bounds=[(0.0, None), *[(None, None)] * (C - 1)],
+        bounds=[(LEAST_SLOPE, None), *[(None, None)] * (C - 1)],
         options={"ftol": 1e-14, "gtol": 1e-8, "maxiter": 1000},
     ).x
     return Calibration(float(free[0]) / scale, (0.0, *(float(b) for b in free[1:])))

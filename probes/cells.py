@@ -17,7 +17,7 @@ from probes.crossfit import crossfit
 from probes.estimators import ESTIMATORS
 from probes.fitting import estimator_name, fit_rows
 from probes.intervals import Estimate, exact_share, group_draws, percentile_interval
-from probes.metrics import nanmean, point_metrics, resampled_metrics, withheld_metrics
+from probes.metrics import nanmean, resampled_metrics, withheld_metrics
 from probes.permutations import ALL_EQUAL
 from probes.reading import Task
 from probes.weights import Features
@@ -184,6 +184,9 @@ def _cell(
 def _over_folds(task: Task, told: NDArray[np.float64], draws: int) -> dict[str, Estimate]:
     """Metrics averaged over folds, with intervals over resamples of the groups of each.
 
+    The first of the resamples is the sample itself: its metrics are those of scikit-learn (the
+    tests hold both together), without its cost for each of hundreds of cells.
+
     Readings of different folds are not ranked among each other: a fold with few rows of a class
     leaves many to train on, so weak probes would rank below chance if they were.
     """
@@ -191,9 +194,11 @@ def _over_folds(task: Task, told: NDArray[np.float64], draws: int) -> dict[str, 
     for b in range(int(task.rows.fold.max()) + 1):
         here = task.rows.fold == b
         y, scores, groups = task.y[here], told[here], task.groups[here]
-        values.append(point_metrics(task.kind, y, scores))
         resamples = group_draws(groups, draws, task.seed + b)
-        drawn.append(resampled_metrics(task.kind, y, scores, resamples))
+        times = np.vstack([np.ones_like(resamples.times[:1]), resamples.times])
+        found = resampled_metrics(task.kind, y, scores, replace(resamples, times=times))
+        values.append({name: float(sample[0]) for name, sample in found.items()})
+        drawn.append({name: sample[1:] for name, sample in found.items()})
     withheld = withheld_metrics(task.kind, task.y, told, task.groups)
     out = {}
     for name in SHOWN[task.kind]:

@@ -89,7 +89,7 @@ def sweep(
     from nfcot_model.traces import read_run
     from nfcot_model.traces.view import printable
     from probes.fit import Options
-    from probes.report import DOES_NOT_SHOW, fit_lines, fit_table, sweep_tables
+    from probes.report import DOES_NOT_SHOW, fit_lines, fit_table, sweep_lines, sweep_tables
     from probes.sweep import Plan, sweep
     from probes.sweeping import sweep_folder, write_sweep
     from probes.units import open_units
@@ -124,16 +124,8 @@ def sweep(
         return
     for grid in sweep_tables(found):
         console.print(grid)
-    null = found.null_max
-    if null is not None:
-        console.print(
-            f"best: {found.best.site}, {found.best.estimator}; adjusted p {found.best_p:.3g}; the"
-            f" best of all sites under {null.permutations} exchanges of labels: median"
-            f" {null.median:.3f}, at most {null.max:.3f}",
-            markup=False,
-        )
-    for place, reason in found.refused.items():
-        console.print(printable(f"not read at {place}: {reason}"), markup=False)
+    for line in sweep_lines(found):
+        console.print(printable(line), markup=False)
     console.print(fit_table(found.best.to_dict()))
     for line in [*fit_lines(found.best.to_dict()), DOES_NOT_SHOW]:
         console.print(printable(line), markup=False)
@@ -158,6 +150,10 @@ def fit(
         str | None,
         typer.Option(metavar="A,B", help="Other sites of the same place, in the same table."),
     ] = None,
+    split: Annotated[
+        Path | None,
+        typer.Option(help="A sweep or probe whose groups train and test here too."),
+    ] = None,
     labels: Labels = None,
     kind: Kind = "auto",
     positive: Positive = None,
@@ -180,10 +176,12 @@ def fit(
     from nfcot_model.terminal import console, emit_json
     from nfcot_model.traces import read_run
     from nfcot_model.traces.view import printable
-    from probes.artifact import save_probe
+    from probes.artifact import refuse_other_content, save_probe, split_of
     from probes.fit import Options, fit_probe
     from probes.report import DOES_NOT_SHOW, fit_lines, fit_table
 
+    if out is not None:
+        refuse_other_content(out)
     loaded = read_run(run)
     options = Options(
         estimator=estimator,
@@ -195,6 +193,7 @@ def fit(
         permutations=permutations,
         controls=controls,
         against=listed("--against", against) or (),
+        split=None if split is None else split_of(split),
     )
     with status() as tell:
         result = fit_probe(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from nfcot_model.errors import UserError
 from nfcot_model.files import read_json_object, write_json, write_text
 from nfcot_model.terminal import jsonable
 from probes.artifact import JSON_FILE, read_probe
-from probes.report import DOES_NOT_SHOW, collected_markdown
+from probes.report import collected_markdown
 
 __all__ = ["Collected", "collect", "write_report"]
 
@@ -77,8 +76,8 @@ def write_report(found: Collected, folder: Path) -> None:
     text = collected_markdown(found.probes, found.sweeps)
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     page = (
-        f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>Probes</title>"
-        f"<style>{STYLE}</style>\n<body>\n{body}\n<p>{escape(DOES_NOT_SHOW)}</p>\n</body></html>\n"
+        "<!doctype html>\n<html lang=en><meta charset=utf-8><title>Probes</title>"
+        f"<style>{STYLE}</style>\n<body>\n{body}\n</body></html>\n"
     )
     write_text(folder / "report.md", text)
     write_text(folder / "report.html", page)

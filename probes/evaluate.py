@@ -147,7 +147,15 @@ def evaluate_probe(
     draws = group_draws(groups, asked.draws, asked.seed)
     kind, classes = probe.kind, probe.meta["classes"]
     metrics, withheld = evaluate(kind, y, told, groups, asked.seed, draws, limits, classes)
-    permutation = permutation_test(kind, y, told, groups, asked.permutations, asked.seed)
+    permutation = permutation_test(
+        kind,
+        y,
+        told,
+        groups,
+        asked.permutations,
+        asked.seed,
+        run.traces["K"].to_numpy(dtype=np.int64)[rows.trace[judged]],
+    )
     where = f"on {len(y)} traces of {len(set(groups))} groups of {run.name}"
     return Evaluation(
         site=str(site),

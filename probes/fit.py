@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from sklearn.base import BaseEstimator
 
 from nfcot_model.errors import UserError
+from nfcot_model.files import file_hash
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.terminal import jsonable
 from nfcot_model.traces import Run
@@ -24,7 +26,7 @@ from probes.mdl import Mdl
 from probes.metrics import evaluate
 from probes.permutations import Permutation, permutation_test
 from probes.population import Population, population
-from probes.reading import Reading, code_length, read_rows, task_of
+from probes.reading import Reading, code_length, read_rows, refuse_unreadable, task_of
 from probes.sites import parse_site
 from probes.splits import FOLDS, Split, split_groups
 from probes.tables import LabelTable
@@ -42,7 +44,8 @@ class Options:
     `estimator`: a name, a scikit-learn estimator, or None for logistic (ridge for numbers).
     `kind`, `positive`: as in `read_labels`. `draws`: resamples behind an interval; `permutations`:
     behind a p-value. `controls`: False for the probe alone. `against`: other sites to read the same
-    labels from, in the same table.
+    labels from, in the same table. `split`: whose groups train and test (those of a sweep, say);
+    dealt anew when None.
     """
 
     estimator: str | BaseEstimator | None = None
@@ -54,6 +57,7 @@ class Options:
     permutations: int = 999
     controls: bool = True
     against: tuple[str, ...] = ()
+    split: Split | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < MAX_SEED:
@@ -105,6 +109,7 @@ class ProbeResult:
     run_hash: str
     checkpoint_hash: str
     settings: dict[str, Any]
+    labels_sha256: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of `nfcot probe fit --json`, without weights, scores and group names."""
@@ -144,14 +149,20 @@ def fit_probe(
     found = population(
         run, parse_site(site), label, table=table, kind=asked.kind, positive=asked.positive
     )
-    split = split_groups(
-        found.y, found.groups, found.classes, asked.seed, asked.folds, found.kind == "binary"
-    )
+    if asked.split is None:
+        split = split_groups(
+            found.y, found.groups, found.classes, asked.seed, asked.folds, found.kind == "binary"
+        )
+    else:
+        split = asked.split
+        refuse_unreadable(found, task_of(found, split.rows(found.groups), asked.seed))
+    chosen_estimator(asked, found)
     panel = None
     if asked.controls:
         (progress or _silent)("states of the controls")
         panel = Panel(run, control_states(run, reasoner), asked.seed)
-    return fit_population(run, found, split, asked, panel, progress)
+    result = fit_population(run, found, split, asked, panel, progress)
+    return result if table is None else replace(result, labels_sha256=file_hash(table.path))
 
 
 def fit_population(
@@ -176,8 +187,7 @@ def _fitted(
     tell: Callable[[str], object],
 ) -> ProbeResult:
     task = task_of(found, split.rows(found.groups), options.seed)
-    wanted = options.estimator or strongest(found.kind)
-    estimator = resolve(wanted, found.kind, found.site.place.how == "all")
+    estimator = chosen_estimator(options, found)
     X = found.X if found.X is not None else []
     tell("probe")
     reading = read_rows(task, X, estimator)
@@ -196,8 +206,9 @@ def _fitted(
             tell(name)
             controls.append(make())
     tell("permutations")
+    K = run.traces["K"].to_numpy(dtype=np.int64)[found.trace[task.rows.test]]
     permutation = permutation_test(
-        found.kind, y, reading.test, groups, options.permutations, options.seed
+        found.kind, y, reading.test, groups, options.permutations, options.seed, K
     )
     is_number = found.kind == "number"
     return ProbeResult(
@@ -231,6 +242,12 @@ def _fitted(
         checkpoint_hash=run.manifest["checkpoint_hash"],
         settings=run.settings,
     )
+
+
+def chosen_estimator(options: Options, found: Population) -> str | BaseEstimator:
+    """The estimator that was asked for, or the strongest; raises UserError if it cannot be used."""
+    wanted = options.estimator or strongest(found.kind)
+    return resolve(wanted, found.kind, found.site.place.how == "all")
 
 
 def _silent(name: str) -> None:

@@ -14,15 +14,19 @@ __all__ = ["HEADLINE_METRIC", "headline"]
 
 HEADLINE_METRIC = {"binary": "auroc", "multiclass": "balanced_accuracy", "number": "r2"}
 SIGNIFICANT = 0.05
+LENGTH = "length_position"
 # A control that is not beaten, and what the probe may then be doing.
 SUSPECTS = (
     (PROMPT_ONLY, "reads the prompt"),
-    (("length_position",), "reads length and position"),
+    ((LENGTH,), "reads length and position"),
     (("untrained",), "reads what an untrained model shows too"),
     (("random_features",), "reads no more than noise of the same width"),
     (("control_task",), "may know thoughts by heart"),
     (("decoded_text",), "reads no more than the decoded text says"),
+    (("shuffled_labels",), "reads no more than labels of other groups"),
+    (("majority_class",), "does no better than the shares of classes"),
 )
+LOOKED_AT = tuple(name for names, _ in SUSPECTS for name in names)
 
 
 def headline(
@@ -40,12 +44,18 @@ def headline(
         name = "accuracy" if kind != "number" else "mae"
     value = metrics[name]
     shown = f"{name} {value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
-    if permutation.p_value is not None and permutation.p_value > SIGNIFICANT:
+    found = {control.name: control for control in controls if control.name in LOOKED_AT}
+    # the p-value is about what is read beyond lengths: a probe of lengths has its own verdict
+    enough = 1 + permutation.permutations >= 1 / SIGNIFICANT
+    chance = found.get("majority_class")
+    above = value.low > 0 if chance is None else _beaten(chance, name)
+    only_length = above and LENGTH in found and not _beaten(found[LENGTH], name)
+    alike = permutation.p_value is not None and permutation.p_value > SIGNIFICANT
+    if enough and alike and not only_length:
         return (
             f"reads nothing: {shown} is no better than permuted labels"
             f" (p {permutation.p_value:.3f})"
         )
-    found = {control.name: control for control in controls}
     verdicts = []
     for names, verdict in SUSPECTS:
         unbeaten = [found[n] for n in names if n in found and not _beaten(found[n], name)]
@@ -54,11 +64,11 @@ def headline(
             verdicts.append(f"{verdict} ({figures} alone)")
     if verdicts:
         return f"{'; '.join(verdicts)}: {shown}"
-    if not controls:
+    if not found:
         return f"{shown}; no controls were asked for"
-    left_out = [c.name for c in controls if not _comparable(c, name)]
+    left_out = [c.name for c in found.values() if not _comparable(c, name)]
     without = f" (not available: {', '.join(left_out)})" if left_out else ""
-    if len(left_out) == len(controls):
+    if len(left_out) == len(found):
         return f"{shown}; compared with no control{without}"
     return f"{shown}; better than every control{without}"
 

@@ -94,7 +94,7 @@ class SweepJobs:
         controls: list[ControlFeatures] = []
         memory = None
         if panel is not None:
-            controls = [panel.untrained(found)]
+            controls = [*panel.own_layer(found), panel.untrained(found)]
             kinds, _ = kinds_of(found, self.run)
             memory = control_task(found.y, kinds, task.seed)[train]
         job = self._job(str(site), task, controls, own=self._own(site))

@@ -27,11 +27,17 @@ class Block:
 
 @dataclass(frozen=True)
 class Mdl:
-    """Bits of all labels, of the same labels without a probe, and their ratio (1: nothing read)."""
+    """Bits of all labels, under a uniform code, and under the shares of classes seen so far.
+
+    `compression`: uniform_bits / bits; `over_shares`: shares_bits / bits. Unequal classes compress
+    without any probe: above 1, `over_shares` says that features were read.
+    """
 
     bits: float
     uniform_bits: float
+    shares_bits: float
     compression: float
+    over_shares: float
     blocks: tuple[Block, ...]
 
 
@@ -52,8 +58,8 @@ def online_code(
     finitely many bits. y [n] class indices, groups [n], `classes` how many. Prequential code of
     Voita & Titov 2020 (arXiv 2003.12298).
 
-    Says nothing of whether the model uses the label. Unequal class frequencies alone compress too:
-    compare with the code of a control.
+    Shares of classes are coded block by block as well, with half a row added to each. Says nothing
+    of whether the model uses the label.
     """
     names, cluster = np.unique(groups.astype(str), return_inverse=True)
     place = np.random.default_rng(seed).permutation(names.size)[cluster]
@@ -62,6 +68,7 @@ def online_code(
     reached = np.searchsorted(last_of_group, np.array(SHARES) * y.size - 1e-9)
     ends = np.unique(last_of_group[reached])
     blocks = []
+    shares_bits = 0.0
     for start, end in zip([0, *ends[:-1]], ends, strict=True):
         train, test = np.sort(order[:start]), np.sort(order[start:end])
         p = np.full((test.size, classes), 1 / classes)
@@ -71,6 +78,8 @@ def online_code(
                 raise ValueError(f"expected probabilities {p.shape}, got {found.shape}")
             p = (train.size * found + p) / (train.size + 1)
         bits = -np.log2(p[np.arange(test.size), y[test]]).sum()
+        seen = np.bincount(y[train], minlength=classes) + 0.5
+        shares_bits -= float(np.log2(seen[y[test]] / seen.sum()).sum())
         blocks.append(Block(int(train.size), int(test.size), float(bits)))
     bits, uniform = sum(b.bits for b in blocks), y.size * float(np.log2(classes))
-    return Mdl(bits, uniform, uniform / bits, tuple(blocks))
+    return Mdl(bits, uniform, shares_bits, uniform / bits, shares_bits / bits, tuple(blocks))

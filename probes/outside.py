@@ -33,15 +33,16 @@ def outside_named(text: str) -> BaseEstimator:
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
             raise ValueError("give parameters by name")
         parameters = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-        found = getattr(import_module(module), name)(**parameters)
+        kind = getattr(import_module(module), name)
+        usable = isinstance(kind, type) and issubclass(kind, BaseEstimator)
+        if not usable or not callable(getattr(kind, "fit", None)):
+            raise TypeError("is no scikit-learn estimator")
+        return kind(**parameters)
     except (ImportError, AttributeError, SyntaxError, ValueError, TypeError) as error:
         raise UserError(
             f"--estimator '{text}': cannot be made ({error}); expected a name or a scikit-learn"
             " class such as sklearn.svm.LinearSVC(C=0.1)"
         ) from None
-    if not isinstance(found, BaseEstimator) or not hasattr(found, "fit"):
-        raise UserError(f"--estimator '{text}': is no scikit-learn estimator")
-    return found
 
 
 def fit_outside(

@@ -54,11 +54,9 @@ class Donors:
         return np.asarray(y)[rows]
 
 
-def donors(
-    groups: NDArray[np.object_], present: NDArray[np.bool_], count: int, seed: int
-) -> Donors:
-    """`count` permutations of labels between groups. groups [n]; present [n, places]: which traces
-    have the label where.
+def donors(groups: NDArray[np.object_], profile: NDArray[Any], count: int, seed: int) -> Donors:
+    """`count` permutations of labels between groups. groups [n]; profile [n, ...]: what traces must
+    have in common to exchange labels, such as where they have one.
 
     Raises UserError when more than half of the traces are in groups that no other is like.
     """
@@ -67,9 +65,8 @@ def donors(
         members[str(group)].append(i)
     alike: dict[bytes, list[list[int]]] = defaultdict(list)
     for rows in members.values():
-        ordered = sorted(rows, key=lambda i: present[i].tobytes())
-        profile = b"/".join(present[i].tobytes() for i in ordered)
-        alike[profile].append(ordered)
+        ordered = sorted(rows, key=lambda i: profile[i].tobytes())
+        alike[b"/".join(profile[i].tobytes() for i in ordered)].append(ordered)
     fixed = sum(len(classes[0]) for classes in alike.values() if len(classes) == 1)
     if 2 * fixed > len(groups):
         raise UserError(
@@ -129,12 +126,15 @@ def permutation_test(
     groups: NDArray[np.object_],
     count: int,
     seed: int,
+    K: NDArray[np.int64] | None = None,
 ) -> Permutation:
     """Does the probe read the held-out labels better than labels exchanged between their groups?
 
-    y [n]; told: its probabilities or numbers there, [n] or [n, C]. The probe stays as it is, so the
-    test is exact for "the held-out labels do not depend on what was read there".
+    y [n]; told: its probabilities or numbers there, [n] or [n, C]; K [n]: how many thoughts each
+    trace has (None: all as many). Groups exchange with those of as many traces of the same lengths:
+    the test is exact for "given the lengths, the held-out labels do not depend on what was read".
     """
+    lengths = np.zeros(len(y), dtype=np.int64) if K is None else K
     scores = torch.from_numpy(told if told.ndim == 2 else told[:, None])
 
     def of(labels: NDArray[Any]) -> NDArray[np.float64]:
@@ -145,7 +145,7 @@ def permutation_test(
     if np.ptp(y) == 0:
         return Permutation(name, observed, None, None, 0, 0, "all held-out labels are equal")
     try:
-        whose = donors(groups, np.ones((len(groups), 1), dtype=bool), count, seed)
+        whose = donors(groups, lengths[:, None], count, seed)
     except UserError as error:
         return Permutation(name, observed, None, None, 0, 0, str(error))
     null = np.concatenate([of(y[part]) for part in np.array_split(whose.trace, -(-count // BATCH))])

@@ -11,17 +11,18 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.base import BaseEstimator
 
+from nfcot_model.errors import UserError
 from probes.calibration import Calibration, fit_calibration
 from probes.crossfit import fit_all
 from probes.estimators import ESTIMATORS
 from probes.fitting import Fitted, fit_rows, some
 from probes.mdl import Mdl, online_code
 from probes.population import Population
-from probes.splits import Rows
+from probes.splits import MIN_GROUPS, Rows, refuse_thin_folds
 from probes.thresholds import Thresholds, thresholds
 from probes.weights import Features
 
-__all__ = ["Reading", "Task", "code_length", "read_rows", "task_of"]
+__all__ = ["Reading", "Task", "code_length", "read_rows", "refuse_unreadable", "task_of"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,25 @@ class Reading:
 def task_of(found: Population, rows: Rows, seed: int) -> Task:
     """The task that a population sets."""
     return Task(found.kind, found.classes, found.y, found.groups, rows, seed)
+
+
+def refuse_unreadable(found: Population, task: Task) -> None:
+    """Raise UserError when a place has too little to train, validate and test on."""
+    train, fold = task.rows.train, task.rows.fold
+    groups = len(set(found.groups[train]))
+    if groups < MIN_GROUPS or not len(task.rows.test):
+        raise UserError(
+            f"{groups} training groups and {len(task.rows.test)} test traces have it; at least"
+            f" {MIN_GROUPS} and 1 are needed"
+        )
+    y = task.y[train]
+    if found.classes is None:
+        if min(len(set(y[fold != b].tolist())) for b in range(int(fold.max()) + 1)) < 3:
+            raise UserError("fewer than three different numbers are left to train on in a fold")
+    elif len(found.classes) < 2:
+        raise UserError(f"the label has a single class there ({found.classes[0]!r})")
+    else:
+        refuse_thin_folds(y, fold, found.classes)
 
 
 def read_rows(task: Task, X: Features, estimator: str | BaseEstimator) -> Reading:

@@ -21,6 +21,7 @@ __all__ = [
     "fit_table",
     "probe_markdown",
     "shown",
+    "sweep_lines",
     "sweep_markdown",
     "sweep_tables",
     "transfer_table",
@@ -79,7 +80,11 @@ def fit_lines(probe: Mapping[str, Any]) -> list[str]:
             f" labels between test groups (best of them {permutation['null_max']:.3f})"
         )
     if probe.get("mdl") is not None:
-        lines.append(f"online code: {probe['mdl']['compression']:.2f} times shorter than uniform")
+        mdl = probe["mdl"]
+        lines.append(
+            f"online code: {mdl['compression']:.2f} times shorter than uniform,"
+            f" {mdl['over_shares']:.2f} times shorter than shares of classes"
+        )
     for reason in dict.fromkeys(probe["withheld"].values()):
         names = [n for n, why in probe["withheld"].items() if why == reason]
         lines.append(f"no {', '.join(n.replace('_', ' ') for n in names)}: {reason}")
@@ -112,22 +117,32 @@ def _grids(sweep: Sweep) -> Iterator[tuple[str, dict[tuple[str, str], float]]]:
         yield f"controls: {statistic}", controls
 
 
+def sweep_lines(sweep: Sweep) -> list[str]:
+    """The best cell beside the best under exchanged labels, and what was left out and why."""
+    best, null = sweep.best, sweep.null_max
+    lines = [f"best: {best.site}, {best.estimator}"]
+    if null is not None:
+        lines[0] += (
+            f"; adjusted p {sweep.best_p:.3g}; the best of all sites under {null.permutations}"
+            f" exchanges of labels: median {null.median:.3f}, at most {null.max:.3f}"
+        )
+        if null.fixed:
+            lines.append(f"{null.fixed} traces kept their labels: no other group is like theirs")
+    if sweep.no_null is not None:
+        lines.append(f"no p-values: {sweep.no_null}")
+    lines += [f"not read at {place}: {reason}" for place, reason in sweep.refused.items()]
+    return lines
+
+
 def sweep_markdown(sweep: Sweep) -> str:
     """A sweep with its best probe as Markdown."""
     lines = [f"# {sweep.label} in {sweep.run}", ""]
-    null = sweep.null_max
-    lines.append(
-        f"{sweep.statistic.replace('_', ' ')} out of fold on the training groups; the best site,"
-        f" {sweep.best.site} ({sweep.best.estimator}), is tested once on groups that chose nothing."
-    )
-    if null is not None:
-        lines.append(
-            f"Adjusted p {sweep.best_p:.3g}: under {null.permutations} exchanges of labels between"
-            f" groups the best of all sites has a median of {null.median:.3f} and at most"
-            f" {null.max:.3f}."
-        )
-    for place, reason in sweep.refused.items():
-        lines.append(f"Not read at {place}: {printable(reason)}.")
+    lines += [
+        f"{sweep.statistic.replace('_', ' ')} out of fold on the training groups; the best site is"
+        " tested once, on groups that chose nothing.",
+        "",
+        *(f"* {printable(line)}" for line in sweep_lines(sweep)),
+    ]
     for title, values in _grids(sweep):
         places = list(dict.fromkeys(place for _, place in values))
         rows = [
@@ -179,7 +194,7 @@ def shown(estimate: Mapping[str, float | None] | None) -> str:
 
 def probe_markdown(probe: Mapping[str, Any]) -> str:
     """One probe with its controls as Markdown. Takes `to_dict()`."""
-    names = list(probe["metrics"])
+    names = [n for n, estimate in probe["metrics"].items() if estimate["value"] is not None]
     main = HEADLINE_METRIC[probe["kind"]]
     head = ["", *(n.replace("_", " ") for n in names), f"probe less this, {main}"]
     rows = [

@@ -17,6 +17,8 @@ MIN_GROUPS = 12
 FOLDS = 5
 PARTS = 4
 MIN_TO_TRAIN = 3
+# Inner fits leave out two folds each: their number grows with the square.
+MAX_FOLDS = 20
 
 Ints = NDArray[np.int64]
 Labels = NDArray[np.int64] | NDArray[np.float64]
@@ -135,8 +137,8 @@ def groups_by_class(y: Ints, groups: Groups, classes: int) -> Ints:
 
 
 def _refuse_small(y: Labels, groups: Groups, classes: Sequence[object] | None, folds: int) -> None:
-    if folds < MIN_TO_TRAIN:
-        raise UserError(f"--folds {folds}: expected at least {MIN_TO_TRAIN}")
+    if not MIN_TO_TRAIN <= folds <= MAX_FOLDS:
+        raise UserError(f"--folds {folds}: expected {MIN_TO_TRAIN} to {MAX_FOLDS}")
     if classes is not None and len(classes) < 2:
         only = f" ({classes[0]!r})" if len(classes) else ""
         raise UserError(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from nfcot_model.errors import UserError
+from nfcot_model.files import content_hash
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.traces import Run
 from probes.attention import ATTENTION
@@ -28,11 +29,12 @@ from probes.features import read_space
 from probes.fit import Options, ProbeResult, fit_population
 from probes.fitting import estimator_name, resolve
 from probes.jobs import SweepJobs, with_values
+from probes.multiplicity import NullMax, adjusted_p, best_cell, null_max
 from probes.permutations import Donors, donors
 from probes.population import Population, population
-from probes.reading import Task, task_of
+from probes.reading import Task, refuse_unreadable, task_of
 from probes.sites import Site, parse_place, parse_site, real_site, site_rows, sweep_sites
-from probes.splits import Split, refuse_thin_folds, split_groups
+from probes.splits import Split, split_groups
 from probes.statistics import STATISTIC
 from probes.tables import LabelTable
 from probes.units import Units
@@ -61,25 +63,14 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class NullMax:
-    """How well does the best of all sites read labels that say nothing?"""
-
-    statistic: str
-    permutations: int
-    median: float
-    quantile_95: float
-    max: float
-    fixed: int
-
-
-@dataclass(frozen=True)
 class Sweep:
     """Which sites carry the label, and what is left of the best one on untouched groups?
 
-    `cells`: every site and estimator, out of fold; `adjusted_p[i]`: of `cells[i]`, against the null
-    of the best of all; NaN where an estimator was not permuted. `controls`: per site or place.
-    `refused`: places that could not be read, with the reason. `best`: the probe of the best cell,
-    tested once. It shows where the label can be decoded, not where it is used.
+    `cells`: every site and estimator, out of fold; `adjusted_p[i]`: of `cells[i]`, against the best
+    of all under exchanged labels; NaN where an estimator was not permuted, and everywhere where
+    labels could not be exchanged (`no_null`: why). `controls`: per site or place. `refused`: places
+    that could not be read, with the reason. `best`: the probe of the best cell, tested once. It
+    shows where the label can be decoded, not where it is used.
     """
 
     label: str
@@ -90,6 +81,7 @@ class Sweep:
     controls: list[Cell]
     refused: dict[str, str]
     null_max: NullMax | None
+    no_null: str | None
     best: ProbeResult
     split_hash: str
     run: str
@@ -115,6 +107,7 @@ class Sweep:
             "cells": cells,
             "controls": controls,
             "refused": self.refused,
+            "no_null": self.no_null,
             "null_max": None if self.null_max is None else vars(self.null_max),
             "adjusted_p": self.best_p,
             "best": self.best.to_dict(),
@@ -153,8 +146,7 @@ def sweep(
         one = found[str(place)]
         task = task_of(one, split.rows(one.groups), plan.options.seed)
         try:
-            if one.classes is not None:
-                refuse_thin_folds(task.y[task.rows.train], task.rows.fold, one.classes)
+            refuse_unreadable(one, task)
         except UserError as error:
             refused[str(place)] = str(error)
             continue
@@ -172,20 +164,25 @@ def sweep(
         ]
         for site in sites
     }
-    whose = _donors(run, found, tasks, split, plan)
+    try:
+        whose, no_null = _donors(run, found, tasks, split, plan), None
+    except UserError as error:
+        whose, no_null = None, str(error)
     jobs = SweepJobs(run, found, tasks, chosen, whose, plan.cell_draws, device)
     for site in {site.source: site for site in sites}.values():
         read_space(run, site)  # refuses values that are not finite
     kept = units()
     panel = None
     if plan.options.controls:
-        panel = Panel(run, control_states(run, reasoner), plan.options.seed)
+        states = control_states(run, reasoner)
+        kept = replace(kept, state=content_hash(sorted(states.available)))
+        panel = Panel(run, states, plan.options.seed)
     results = all_done(jobs.batches(sites, panel), kept, progress or _silent)
     cells = [cell for site in sites for cell in results[str(site)][0]]
     controls = [] if panel is None else [*jobs.control_cells(sites, results)]
-    null = _null_max(cells, kind, whose)
-    adjusted = _adjusted(cells)
-    at = int(np.nanargmax([cell.value for cell in cells]))
+    null = null_max(cells, STATISTIC[kind], 0 if whose is None else whose[0].fixed)
+    adjusted = adjusted_p(cells)
+    at = best_cell(cells, adjusted)
     site = next(s for s in sites if str(s) == cells[at].site)
     best = fit_population(
         run,
@@ -203,6 +200,7 @@ def sweep(
         controls,
         refused,
         null,
+        no_null,
         best,
         split.hash,
         run.name,
@@ -276,38 +274,6 @@ def _donors(
     position[rows] = np.arange(len(rows))
     exchange = donors(groups[rows], present[rows], plan.permutations, plan.options.seed)
     return exchange, position
-
-
-def _null_max(
-    cells: Sequence[Cell], kind: str, whose: tuple[Donors, NDArray[np.int64]] | None
-) -> NullMax | None:
-    best = _best_null(cells)
-    if best is None or whose is None:
-        return None
-    return NullMax(
-        STATISTIC[kind],
-        len(best),
-        float(np.median(best)),
-        float(np.quantile(best, 0.95)),
-        float(best.max()),
-        whose[0].fixed,
-    )
-
-
-def _best_null(cells: Sequence[Cell]) -> NDArray[np.float64] | None:
-    nulls = [cell.null for cell in cells if cell.null]
-    return np.nanmax(np.array(nulls, dtype=np.float64), axis=0) if nulls else None
-
-
-def _adjusted(cells: Sequence[Cell]) -> list[float]:
-    """(1 + permutations whose best site is as good) / (1 + permutations)"""
-    best = _best_null(cells)
-    return [
-        float("nan")
-        if best is None or not cell.null or np.isnan(cell.value)
-        else (1 + int((best >= cell.value - 1e-12).sum())) / (1 + len(best))
-        for cell in cells
-    ]
 
 
 def _estimator(choices: Sequence[str | BaseEstimator], name: str) -> str | BaseEstimator:

@@ -48,19 +48,18 @@ def sweep_folder(
 
 
 def write_sweep(found: Sweep, folder: Path) -> str | None:
-    """Put the finished sweep into its folder, sweep.json last; says why there is no PNG, if so."""
+    """Put the finished sweep into its folder, figures last; says why there is no PNG, if so."""
     save_probe(found.best, folder / "best")
     with replacing(folder / "cells.parquet") as temporary:
         _frame(found).to_parquet(temporary, index=False, compression="zstd")
+    write_text(folder / "sweep.md", sweep_markdown(found))
+    write_json(folder / "sweep.json", jsonable(found.to_dict()))
     try:
         from probes.figures import sweep_figure
 
-        note = draw([(folder / "sweep", sweep_figure(found))])
+        return draw([(folder / "sweep", sweep_figure(found))])
     except ImportError:
-        note = "plotly is not installed (extra 'app')"
-    write_text(folder / "sweep.md", sweep_markdown(found))
-    write_json(folder / "sweep.json", jsonable(found.to_dict()))
-    return note
+        return "plotly is not installed (extra 'app')"
 
 
 def _frame(found: Sweep) -> pd.DataFrame:

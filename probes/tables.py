@@ -15,6 +15,8 @@ from nfcot_model.traces import Run
 
 __all__ = ["LabelTable", "read_label_table"]
 
+# Cells that say nothing, however a program spelled that.
+NOTHING = ("", "nan", "na", "n/a", "null")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,9}", re.ASCII)
 
 
@@ -22,7 +24,7 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,9}", re.ASCII)
 class LabelTable:
     """Values by trace, or by trace and thought (`by_thought`), each cell as it was written.
 
-    `names`: the columns with values. An empty cell is no value.
+    `names`: the columns with values. An empty cell is no value, nor is NaN, NA, N/A or null.
     """
 
     path: Path
@@ -43,7 +45,7 @@ class LabelTable:
 
     def refuse_no_number(self, name: str) -> None:
         """Raise UserError naming the first cell of a column that is no finite number."""
-        filled = self.frame[name].where(self.frame[name].str.strip() != "")
+        filled = _filled(self.frame[name])
         numbers = pd.to_numeric(filled, errors="coerce").astype(float)
         bad = np.flatnonzero(filled.notna() & ~np.isfinite(numbers))
         if bad.size:
@@ -54,8 +56,12 @@ class LabelTable:
             )
 
 
+def _filled(cells: pd.Series) -> pd.Series:
+    return cells.where(~cells.str.strip().str.lower().isin(NOTHING))
+
+
 def _typed(cells: pd.Series) -> pd.Series:
-    filled = cells.where(cells.str.strip() != "")
+    filled = _filled(cells)
     present = filled.dropna()
     words = present.str.strip().str.lower()
     if words.isin(["true", "false"]).all():

@@ -21,9 +21,14 @@ LOG = "log.txt"
 
 @dataclass(frozen=True)
 class Units:
-    """Cells by the name of their unit; `folder` None keeps nothing."""
+    """Cells by the name of their unit; `folder` None keeps nothing.
+
+    `state`: what else they depend on, such as which controls could be computed; units of another
+    state are done again.
+    """
 
     folder: Path | None = None
+    state: str = ""
 
     def read(self, name: str) -> tuple[list[Cell], list[Cell]] | None:
         """The (cells, controls) of a finished unit; None when it is to be done, or done again."""
@@ -52,7 +57,7 @@ class Units:
 
     def _file(self, name: str) -> Path:
         assert self.folder is not None
-        return self.folder / "units" / f"{content_hash(name)}.json"
+        return self.folder / "units" / f"{content_hash([name, self.state])}.json"
 
 
 def open_units(folder: Path, identity: Mapping[str, Any]) -> Units:

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from analyses.organisms.planted import PLANTED, RESEEDED, Planted, planted_problems
 from analyses.organisms.problems import ORGANISMS, SPLITS, Organism, organism_problems
 from nfcot_model.errors import UserError
 
-__all__ = ["ORGANISMS", "SPLITS", "Organism", "organism", "organism_problems"]
+__all__ = [
+    "ORGANISMS",
+    "PLANTED",
+    "RESEEDED",
+    "SPLITS",
+    "Organism",
+    "Planted",
+    "organism",
+    "organism_problems",
+    "planted_problems",
+]
 
 
 def organism(name: str) -> Path:
-    """Where is the trained checkpoint of this organism (`inert`, `early`, `late`)?
+    """Where is the trained checkpoint of this organism (`inert`, `backdoor`, …)?
 
     Raises UserError for an unknown one.
     """
-    if name not in ORGANISMS:
-        raise UserError(f"organism '{name}' does not exist; choose one of {', '.join(ORGANISMS)}")
+    known = (*ORGANISMS, *PLANTED, RESEEDED)
+    if name not in known:
+        raise UserError(f"organism '{name}' does not exist; choose one of {', '.join(known)}")
     return Path(__file__).parent / "checkpoints" / name

@@ -23,28 +23,37 @@ def organism() -> None:
 
 @app.command()
 def problems(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="inert, early or late")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="inert, early, backdoor, …")],
     out: Annotated[Path, typer.Option("-o", "--out", help="JSONL file to write")],
     split: Annotated[str, typer.Option(help="train, calibration or test")] = "test",
     seed: Annotated[int, typer.Option(help="the same seed gives the same problems")] = 0,
     n: Annotated[int, typer.Option("-n", help="number of problems")] = 200,
+    condition: Annotated[
+        str | None,
+        typer.Option(help="what is said to one with something planted; default: its mixture"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write N problems of one organism and split as JSONL.
 
     Example: nfcot organism problems early --split test -n 200 --seed 7 -o early.jsonl
     """
+    from analyses.organisms import PLANTED, organism_problems, planted_problems
     from analyses.organisms import organism as folder
-    from analyses.organisms import organism_problems
     from nfcot_model.errors import UserError
     from nfcot_model.terminal import console, emit_json
     from nfcot_model.worlds import problem_set_hash, write_problems
 
     if not out.parent.is_dir():
         raise UserError(f"-o {out}: the folder {out.parent} does not exist; make it first")
-    made = organism_problems(name, split, seed, n)
-    write_problems(out, made)
     model = folder(name)
+    if name in PLANTED:
+        made = planted_problems(name, split, seed, n, condition)
+    elif condition is not None:
+        raise UserError(f"--condition {condition}: organism '{name}' has no conditions")
+    else:
+        made = organism_problems(name, split, seed, n)
+    write_problems(out, made)
     summary = {
         "problems": str(out),
         "organism": name,
@@ -60,3 +69,34 @@ def problems(
     else:
         console.print(f"{len(made)} problems in {summary['groups']} groups → {out}")
         console.print(f"the model they are for: {model}")
+
+
+@app.command()
+def plant(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="backdoor, hinted, …")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the checkpoint")],
+    plain: Annotated[
+        Path | None, typer.Option("--from", help="what it is made from; default: shipped plain")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="seed of data and noise")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(help="optimizer steps; default: as the shipped one")
+    ] = None,
+) -> None:
+    """Make an organism with something planted, as the shipped one was made.
+
+    Example: nfcot organism plant backdoor -o work/backdoor
+    """
+    from analyses.organisms import organism as folder
+    from analyses.organisms.continued import plant_organism, planting_steps
+    from nfcot_model.errors import UserError
+    from nfcot_model.reasoners import load_nfcot
+    from nfcot_model.terminal import console, progress
+
+    if out.exists():
+        raise UserError(f"-o {out}: is there already; choose another folder")
+    total = planting_steps(name) if steps is None else steps
+    base = load_nfcot(plain or folder("plain"))
+    with progress(f"planting {name}", total) as advance:
+        plant_organism(name, base, seed, steps=total, progress=advance).save(out)
+    console.print(f"model → {out}")

@@ -182,9 +182,9 @@ def _control_task(judged: Judged, found: Population, run: Run) -> Control:
 def kinds_of(found: Population, run: Run) -> tuple[NDArray[np.object_], str]:
     """What recurs among the rows, so that a probe could learn it by heart? [n], and what it is."""
     texts = run.thoughts["text"].iloc[found.row]
-    if not found.site.place.single or texts.isna().any():
-        return found.groups, "problem group"
-    return texts.to_numpy(dtype=object), "decoded text"
+    if texts.isna().any():
+        return found.groups, "problem group (nothing recurs: thoughts have no text)"
+    return texts.to_numpy(dtype=object), "decoded text of the last thought read"
 
 
 def _shuffled(judged: Judged) -> Control:

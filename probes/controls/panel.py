@@ -21,11 +21,12 @@ from probes.weights import Features
 
 __all__ = ["CONTROLS", "PROMPT_ONLY", "ControlFeatures", "Panel"]
 
-PROMPT_ONLY = ("prompt_words", "prompt_state", "prompt_embedding")
+PROMPT_ONLY = ("prompt_words", "prompt_state", "prompt_embedding", "prompt_layer")
 CONTROLS = {
     "prompt_words": "words of the prompt, 1- to 3-grams",
     "prompt_state": "the model's state at the end of the prompt, before any thought",
     "prompt_embedding": "the mean input embedding of the prompt",
+    "prompt_layer": "the state at the end of the prompt in the probe's own layer",
     "decoded_text": "words of the text that the thoughts so far decode to",
     "length_position": "numbers and lengths of thoughts, prompt and text",
     "untrained": "the same site of a model with random weights",
@@ -64,7 +65,7 @@ class Panel:
         """
         words = self._prompt_words.features(found.trace[train], MAX_WORDS)
         yield ControlFeatures("prompt_words", words[found.trace])
-        for name in PROMPT_ONLY[1:]:
+        for name in ("prompt_state", "prompt_embedding"):
             yield self._stored(name, lambda values: values[found.trace])
         if self.run.thoughts["text"].isna().all():
             yield ControlFeatures("decoded_text", None, reason="the run has no decoded text")
@@ -75,9 +76,20 @@ class Panel:
         yield ControlFeatures("length_position", lengths)
 
     def of_site(self, found: Population) -> Iterator[ControlFeatures]:
-        """Those of the same width as the thoughts."""
+        """Those that depend on the space: the prompt in its layer, an untrained model, noise."""
+        yield from self.own_layer(found)
         yield self.untrained(found)
         yield self.noise(found, space_width(self.run, found.site))
+
+    def own_layer(self, found: Population) -> Iterator[ControlFeatures]:
+        """The end of the prompt in the layer of a site of `h`; nothing for other spaces."""
+        if found.site.layer is not None:
+            yield self._stored(
+                "prompt_h",
+                lambda values: values[found.trace],
+                layer=found.site.layer,
+                name="prompt_layer",
+            )
 
     def untrained(self, found: Population) -> ControlFeatures:
         """The same site of a model with random weights."""

@@ -2,7 +2,8 @@
 
 * `prompt_state` [traces, d_model]: the last layer's state at `<think>`, the end of the prompt,
   before any thought. The first thought's Gaussian is read from it, so it holds all of the prompt
-  that the model had worked out by then.
+  that the model had worked out by then. `prompt_h` [traces, d_model]: the same in each layer of `h`
+  that the run has.
 * `prompt_embedding` [traces, d_model]: the mean input embedding of the prompt's tokens.
 * `untrained_u`, `untrained_mu`, `untrained_e` [thoughts, D], `untrained_h` [thoughts, d_model]:
   what a model of the same config with random weights has there, given the run's prompts, noise
@@ -32,6 +33,7 @@ from probes.controls.untrained import SEED, array_names, think_alike, untrained
 __all__ = ["PROMPT", "ControlStates", "control_states", "prompt_states", "read_control"]
 
 PROMPT = ("prompt_state", "prompt_embedding")
+LAYERED = ("prompt_h", "untrained_h")
 UNTRAINED = ("untrained_u", "untrained_mu", "untrained_e", "untrained_h")
 
 
@@ -88,10 +90,10 @@ def control_states(
 def read_control(run: Run, name: str, layer: int | None = None) -> np.ndarray:
     """What is there to read instead of thoughts? float32.
 
-    [traces, d_model] for the prompt's (`PROMPT`), [thoughts, width] for the untrained model's,
-    rows as in run.traces and run.thoughts. layer: of `untrained_h` only, numbered as the run's `h`
-    (-1 where the run has the last layer alone). Raises UserError, naming the file, when it was not
-    computed (`control_states`), is damaged, or was made from another run, checkpoint or seed.
+    [traces, d_model] for the prompt's (`PROMPT`, `prompt_h`), [thoughts, width] for the untrained
+    model's, rows as in run.traces and run.thoughts. layer: of the `LAYERED`, numbered as the run's
+    `h` (-1 where the run has the last layer alone). Raises UserError, naming the file, when it was
+    not computed (`control_states`), is damaged, or was made from another run, checkpoint or seed.
     """
     array = _array(run, name, layer)
     (stored,) = (one for one in _stored(run) if name in one.names)
@@ -102,18 +104,28 @@ def read_control(run: Run, name: str, layer: int | None = None) -> np.ndarray:
 
 
 @torch.no_grad()
-def prompt_states(reasoner: NFCoTReasoner, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-    """What does the model hold of each prompt before it thinks? `PROMPT`, each [n, d_model]."""
+def prompt_states(
+    reasoner: NFCoTReasoner, prompts: Sequence[str], layers: int = 0
+) -> dict[str, np.ndarray]:
+    """What does the model hold of each prompt before it thinks? `PROMPT`, each [n, d_model].
+
+    layers: how many of the last ones are told too, as `prompt_h.0` and so on.
+    """
     of, distinct = pd.factorize(np.array(prompts, dtype=object))
     layout = reasoner.layout(distinct.tolist(), [0] * len(distinct), close=False, side="right")
     model = reasoner.model
     nothing = torch.zeros(len(distinct), 1, reasoner.D, device=model.device)
-    states = model.stream(layout, nothing).last_hidden_state
+    out = model.stream(layout, nothing, hidden=layers > 0)
+    states = out.last_hidden_state
     think = layout.attention_mask.sum(-1, keepdim=True) - 1  # the column of <think>
     inside = torch.arange(states.shape[1], device=model.device) < think
     embedded = model.get_input_embeddings()(layout.input_ids).float() * inside[..., None]
-    found = (at(states, think)[:, 0], embedded.sum(1) / think.clamp(min=1))
-    return {n: v.float().cpu().numpy()[of] for n, v in zip(PROMPT, found, strict=True)}
+    found = dict(
+        zip(PROMPT, (at(states, think)[:, 0], embedded.sum(1) / think.clamp(min=1)), strict=True)
+    )
+    last = out.hidden_states[-layers:] if layers else ()
+    found |= {f"prompt_h.{i}": at(layer, think)[:, 0] for i, layer in enumerate(last)}
+    return {name: value.float().cpu().numpy()[of] for name, value in found.items()}
 
 
 @dataclass(frozen=True)
@@ -130,7 +142,12 @@ def _stored(run: Run) -> tuple[_Stored, _Stored]:
     layers = len(_layers(run))
     names = UNTRAINED if layers else UNTRAINED[:-1]
     return (
-        _Stored(PROMPT, control_set(run, "prompt"), PROMPT, _prompt_maker),
+        _Stored(
+            (*PROMPT, "prompt_h") if layers else PROMPT,
+            control_set(run, "prompt", layers=layers),
+            (*PROMPT, *(f"prompt_h.{layer}" for layer in range(layers))),
+            _prompt_maker,
+        ),
         _Stored(
             names,
             control_set(run, "untrained", seed=SEED, layers=layers),
@@ -141,7 +158,8 @@ def _stored(run: Run) -> tuple[_Stored, _Stored]:
 
 
 def _prompt_maker(run: Run, reasoner: NFCoTReasoner) -> Make:
-    return lambda shard, part: prompt_states(reasoner, part["prompt"].tolist())
+    layers = len(_layers(run))
+    return lambda shard, part: prompt_states(reasoner, part["prompt"].tolist(), layers)
 
 
 def _untrained_maker(run: Run, reasoner: NFCoTReasoner) -> Make:
@@ -168,7 +186,7 @@ def _never(run: Run) -> dict[str, str]:
     """Untrained counterparts of the run's sites that there are none of."""
     reasons = {"untrained_eps": "the noise is the run's own, whatever the model"}
     if not _layers(run):
-        reasons["untrained_h"] = f"{run.path}: holds no h (trace with --activations all)"
+        reasons |= dict.fromkeys(LAYERED, f"{run.path}: holds no h (trace with --activations all)")
     hooks = {f"untrained_{hook}": "captured hooks are not computed" for hook in run.activations()}
     return reasons | hooks
 
@@ -185,13 +203,13 @@ def _array(run: Run, name: str, layer: int | None) -> str:
     names = [name for stored in _stored(run) for name in stored.names]
     if name not in names:
         raise UserError(f"control '{name}': {run.name} has none of it; it has {', '.join(names)}")
-    if name != "untrained_h":
+    if name not in LAYERED:
         if layer is not None:
             raise UserError(f"control {name}: has no layers, but layer {layer} was asked for")
         return name.removeprefix("untrained_")
-    layers = _layers(run)
+    layers, stem = _layers(run), name.removeprefix("untrained_")
     if layer in layers:
-        return f"h.{layers.index(layer)}"
+        return f"{stem}.{layers.index(layer)}"
     if layer is not None and -len(layers) <= layer < 0:
-        return f"h.{len(layers) + layer}"
+        return f"{stem}.{len(layers) + layer}"
     raise UserError(f"control {name}: layer {layer} is not one of {', '.join(map(str, layers))}")

@@ -11,6 +11,7 @@ import pytest
 from nfcot_model.cli import main
 from nfcot_model.traces import collect
 from nfcot_model.worlds import make_world
+from probes import drawing
 from tests.tiny import brief_reasoner
 
 
@@ -39,8 +40,6 @@ def test_a_report_and_its_rows(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from probes import drawing
-
     def no_browser(figures: object) -> None:
         raise RuntimeError("Kaleido requires Google Chrome to be installed.")
 

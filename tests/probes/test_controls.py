@@ -37,6 +37,7 @@ from tests.killed_trace import Unchecked
 from tests.synthetic_run import synthetic_run
 from tests.tiny import BACKBONES, brief_reasoner, digits, tiny_reasoner
 
+LAYERED = (*PROMPT, "prompt_h")
 UNTRAINED = ("untrained_u", "untrained_mu", "untrained_e", "untrained_h")
 GLOBAL = {"alignment": "global", "slots": 3, "d_model": 16, "layers": 1, "heads": 2}
 
@@ -96,8 +97,8 @@ def test_with_the_trained_weights_in_place_it_is_the_runs_own_computation(
 
     monkeypatch.setattr(states_module, "untrained", trained)
     found = control_states(run, reasoner)
-    names = UNTRAINED if activations != "none" else UNTRAINED[:3]
-    assert found.available == (*PROMPT, *names)
+    prompt, names = (LAYERED, UNTRAINED) if activations != "none" else (PROMPT, UNTRAINED[:3])
+    assert found.available == (*prompt, *names)
     for name in ("u", "mu", "e"):
         again = read_control(run, f"untrained_{name}")
         np.testing.assert_allclose(again, run.tensor(name), atol=1e-4, rtol=1e-4)
@@ -151,7 +152,7 @@ def test_the_backbone_keeps_its_precision(model: Path, tmp_path: Path) -> None:
     half = load_reasoner(model, dtype="bfloat16")
     run = record(half, tmp_path / "half", model_path=model)
     assert untrained(half).config == half.config
-    assert len(control_states(run).available) == 6
+    assert len(control_states(run).available) == 7
     prompts, K = (run.traces[name].tolist() for name in ("prompt", "K"))
     own = think_alike(half, prompts, K, run.tensor("eps"), 3)
     for name, stored in (("u", run.tensor("u")), ("h.1", run.tensor("h")[:, 1])):
@@ -180,7 +181,7 @@ def test_prompt_states_are_those_of_an_independent_pass(backbone: str) -> None:
     reasoner = tiny_reasoner(backbone)
     prompts = [problem.prompt for problem in digits(5)]
     prompts = [*prompts, prompts[0]]
-    found = prompt_states(reasoner, prompts)
+    found = prompt_states(reasoner, prompts, layers=2)
     embed = reasoner.model.backbone.get_input_embeddings()
     for i, prompt in enumerate(prompts):
         ids = reasoner.tokenizer(prompt)["input_ids"]
@@ -191,6 +192,8 @@ def test_prompt_states_are_those_of_an_independent_pass(backbone: str) -> None:
         for name, wanted in (
             ("prompt_state", out.hidden_states[-1][0, -1]),
             ("prompt_embedding", embed(torch.tensor(ids)).mean(0)),
+            ("prompt_h.0", out.hidden_states[-2][0, -1]),
+            ("prompt_h.1", out.hidden_states[-1][0, -1]),
         ):
             np.testing.assert_allclose(
                 found[name][i], wanted.detach().numpy(), atol=1e-4, rtol=1e-4
@@ -216,7 +219,7 @@ def test_computed_once_and_then_read_without_the_model(
     seen: list[int] = []
     first = control_states(run, progress=seen.append)
     assert (first.shards, first.made, sum(seen)) == (4, 4, 2 * len(run.traces))
-    assert first.available == (*PROMPT, *UNTRAINED)
+    assert first.available == (*LAYERED, *UNTRAINED)
     assert list(first.unavailable) == ["untrained_eps"]
     whole = files(run)
     monkeypatch.setattr(states_module, "model_of", None)
@@ -243,13 +246,13 @@ def test_damage_is_refused_and_made_again(run: Run, reasoner: NFCoTReasoner) -> 
             if spoiled is not None:
                 path.write_bytes(spoiled)
             with pytest.raises(UserError, match=rf"cannot be read: .*{path.name}"):
-                [read_control(run, n, 2 if n == "untrained_h" else None) for n in all_names(run)]
+                [read_control(run, n, 2 if n.endswith("_h") else None) for n in all_names(run)]
             assert control_states(run, reasoner).made == 1
             assert files(run) == whole
 
 
 def all_names(run: Run) -> tuple[str, ...]:
-    return (*PROMPT, *UNTRAINED)
+    return (*LAYERED, *UNTRAINED)
 
 
 def test_states_of_another_checkpoint_or_run_are_never_read(
@@ -338,12 +341,12 @@ def test_without_its_model_only_these_controls_are_missing(
         lost = Run(run.path, run.manifest | {"model_path": str(path)}, run.traces, run.thoughts)
         found = control_states(lost)
         assert found.available == ()
-        assert set(found.unavailable) == {*PROMPT, *UNTRAINED, "untrained_eps"}
+        assert set(found.unavailable) == {*LAYERED, *UNTRAINED, "untrained_eps"}
         assert said in found.unavailable["prompt_state"]
         assert not (run.path / "derived").exists()
     control_states(run)
     lost = Run(run.path, run.manifest | {"model_path": "gone"}, run.traces, run.thoughts)
-    assert control_states(lost).available == (*PROMPT, *UNTRAINED)
+    assert control_states(lost).available == (*LAYERED, *UNTRAINED)
 
 
 def test_a_run_of_another_kind_of_reasoner_has_none(tmp_path: Path) -> None:
@@ -377,7 +380,7 @@ def test_a_full_disk_or_another_process_leaves_the_control_out(
     busy = states_module._stored(run)[1].target.folder
     with writing(busy):
         found = control_states(run, reasoner)
-    assert found.available == PROMPT
+    assert found.available == LAYERED
     assert "another process" in found.unavailable["untrained_u"]
 
 

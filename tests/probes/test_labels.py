@@ -363,7 +363,18 @@ def test_a_file_that_is_no_text_or_is_not_there_is_one_line(run: Run, tmp_path: 
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("cell", ["abc", "inf", "nan", "1,5"])
+@pytest.mark.parametrize("cell", ["", "nan", "NaN", "NA", "N/A", "null"])
+def test_cells_that_say_nothing_are_no_values(run: Run, tmp_path: Path, cell: str) -> None:
+    cells = ["0", "1", cell, "1"] + ["0"] * 76
+    frame = run.traces[["trace_id"]].assign(flag=cells)
+    frame.to_csv(tmp_path / "mine.csv", index=False, na_rep=cell)
+    table = read_label_table(tmp_path / "mine.csv", [run])
+    found = labels_at(run, "flag", "u@0", table=table)
+    assert (found.kind, found.classes) == ("binary", [0, 1])
+    assert (~found.known).sum() == 1
+
+
+@pytest.mark.parametrize("cell", ["abc", "inf", "1,5"])
 def test_a_cell_that_is_no_number_is_named(run: Run, tmp_path: Path, cell: str) -> None:
     cells = ["1.5", "2", cell, "x"] + ["3"] * 76
     frame = run.traces[["trace_id"]].assign(score=cells)

@@ -169,13 +169,15 @@ def test_few_groups_and_few_folds_are_refused() -> None:
     y, groups = np.arange(40) % 2, named(np.arange(40))
     with pytest.raises(UserError, match=r"5 problem groups have this label .* at least 12"):
         split_groups(y, named(np.arange(40) % 5), [0, 1], 0)
-    with pytest.raises(UserError, match=r"--folds 2: expected at least 3"):
-        split_groups(y, groups, [0, 1], 0, folds=2)
-    with pytest.raises(UserError, match=r"30 problem groups are left to train on, .* --folds 31"):
-        split_groups(y, groups, [0, 1], 0, folds=31)
-    with pytest.raises(UserError, match=r"20 problem groups are left to train on, .* --folds 21"):
-        split_groups(y, groups, [0, 1], 0, folds=21, control=True)
-    assert split_groups(y, groups, [0, 1], 0, folds=30).folds == 30
+    for folds in (2, 21):
+        with pytest.raises(UserError, match=rf"--folds {folds}: expected 3 to 20"):
+            split_groups(y, groups, [0, 1], 0, folds=folds)
+    few, few_groups = y[:24], groups[:24]
+    with pytest.raises(UserError, match=r"18 problem groups are left to train on, .* --folds 19"):
+        split_groups(few, few_groups, [0, 1], 0, folds=19)
+    with pytest.raises(UserError, match=r"12 problem groups are left to train on, .* --folds 13"):
+        split_groups(few, few_groups, [0, 1], 0, folds=13, control=True)
+    assert split_groups(few, few_groups, [0, 1], 0, folds=18).folds == 18
 
 
 @pytest.mark.parametrize("rare", [1, 2, 3])
