@@ -62,8 +62,9 @@ def audit_run(run: Run, clean: Run | CleanSet, rule: Rule | float) -> AuditResul
     """Which trajectories of `run` are strange by the rule (a rate alone is alpha)?
 
     clean: a calibration, or a clean run to make one of. The noise is recomputed from the tensors of
-    the run (`scorer: self`), and compared with what its tables say. Raises UserError for a mismatch
-    of settings, a world that the clean traces lack, shared problems, tau = 0, mixed tau, an empty
+    the run and compared with what its tables say; the density is the one that the run names as its
+    scorer (`self` or `retrofit`). Raises UserError for a run without a density, a mismatch of
+    settings, a world that the clean traces lack, shared problems, tau = 0, mixed tau, an empty
     run, or too few clean traces for the rule.
     """
     rule = rule if isinstance(rule, Rule) else Rule(alpha=rule)
@@ -72,7 +73,7 @@ def audit_run(run: Run, clean: Run | CleanSet, rule: Rule | float) -> AuditResul
     calibration = clean if isinstance(clean, CleanSet) else clean_set(clean, rule)
     refuse_too_few(f"--calibration {calibration.name}", calibration.ranks.n, rule)
     started = perf_counter()
-    scores = calibration.ranks.battery.score(run)
+    scores = calibration.ranks.battery.score(run, scorer=run.scorer)
     seconds = perf_counter() - started
     decision = decide(scores, calibration.ranks, rule)
     trajectories, thoughts = _frames(run, scores, decision, calibration.tolerance)

@@ -169,11 +169,12 @@ def clean_set(
     """Calibrate on a clean run, split in three, or on three runs.
 
     others: the runs for `fit` and `reference`, when they are not to be split off `run`. features:
-    `h` or a captured site, for hidden-state statistics. Raises UserError for sets that share a
-    trace, a group or thoughts, for runs made otherwise than each other, too few traces for the
-    rule, and traces that are visibly not clean: planted, not replaying, or with an energy on record
-    that their thoughts do not have.
+    `h` or a captured site, for hidden-state statistics. Raises UserError for runs without noise
+    (tau = 0, no density), sets that share a trace, a group or thoughts, runs made otherwise than
+    each other, too few traces for the rule, and traces that are visibly not clean: planted, not
+    replaying, or with an energy on record that their thoughts do not have.
     """
+    positive_tau(run.manifest, run.name)
     runs = {role: (others or {}).get(role, run) for role in ROLES}
     keep = _roles(runs)
     chosen = keep["calibration"] & _first_of_group(run)

@@ -15,7 +15,7 @@ from analyses.blocks import claim, keep_block, kept_block
 from analyses.density import Densities, densities, latents_of
 from analyses.encoded import AskedText, OwnTexts, encoded_densities, own_texts, texts_of
 from analyses.scored import MODEL_DENSITY, Scored
-from analyses.stored import refuse_empty, stored_thoughts
+from analyses.stored import refuse_unscored, stored_thoughts
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.traces import Run
@@ -96,7 +96,7 @@ def encoded_study(
     hears of finished texts. All texts are checked before any is scored. Raises UserError as
     `texts_of` does and for a text that cannot be encoded.
     """
-    refuse_empty(run)
+    refuse_unscored(run)
     if reasoner.checkpoint_hash != run.manifest["checkpoint_hash"]:
         raise UserError(f"{run.path}: was traced with another checkpoint; give that one")
     work = texts_of(run, plan.texts)

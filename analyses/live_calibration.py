@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from analyses.calibrate import allowed_rank, check_alpha, fpr_band, traces_needed
-from analyses.stored import refuse_empty
+from analyses.stored import refuse_unscored
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import Reasoner
 from nfcot_model.traces import Run
@@ -111,7 +111,7 @@ def calibrate_live(clean: Run, alpha: float) -> LiveCalibration:
     numbers in the clean run, and for too few groups.
     """
     check_alpha(alpha)
-    refuse_empty(clean)
+    refuse_unscored(clean)
     tau = float(clean.manifest["decode"]["tau"])
     if tau <= 0:
         raise UserError(f"{clean.name}: traced at tau {tau:g}, without noise; trace above 0")

@@ -18,7 +18,7 @@ import torch
 from analyses.blocks import claim, keep_block, kept_block
 from analyses.density import Densities, densities, latents_of
 from analyses.scored import MODEL_DENSITY, Scored, refuse_without_likelihood
-from analyses.stored import refuse_empty, stored_thoughts
+from analyses.stored import refuse_unscored, stored_thoughts
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.thoughts import Thoughts
@@ -103,7 +103,7 @@ def score_under(
     finished traces. Raises UserError for an empty run, another checkpoint than the run's
     as `own`, another codec, and thoughts that the other model has no place for.
     """
-    refuse_empty(run)
+    refuse_unscored(run)
     refuse_without_likelihood(other, "--reference")
     if own.checkpoint_hash != run.manifest["checkpoint_hash"]:
         raise UserError(f"{run.path}: was traced with another checkpoint; give that one")

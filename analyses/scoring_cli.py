@@ -112,14 +112,14 @@ def reference(
     from analyses.blocks import write_result
     from analyses.reference import score_under
     from analyses.reference_view import reference_view
-    from nfcot_model.reasoners import load_reasoner
+    from nfcot_model.reasoners import load_nfcot
     from nfcot_model.terminal import emit_json, progress
     from nfcot_model.traces import read_run
     from nfcot_model.traces.model_of import model_of
 
     found = read_run(run)
     own = model_of(found, model, device)
-    other = load_reasoner(reference, dtype=found.manifest["decode"]["dtype"], device=device)
+    other = load_nfcot(reference, dtype=found.manifest["decode"]["dtype"], device=device)
     with progress(f"scoring {found.name}", len(found.traces)) as advance:
         result = score_under(found, own, other, out=out, progress=advance)
     if out is not None:
@@ -202,7 +202,7 @@ def live(
     """
     from analyses.live_calibration import calibrate_live
     from analyses.live_run import Watched, watch_problems
-    from nfcot_model.reasoners import load_reasoner
+    from nfcot_model.reasoners import load_nfcot
     from nfcot_model.terminal import console, emit_json
     from nfcot_model.traces import read_run
     from nfcot_model.traces.settings import Settings
@@ -212,7 +212,7 @@ def live(
     Settings(tau=tau, seed=seed, max_thoughts=max_thoughts)
     asked = read_problems(problems)[:n]
     found = None if calibration is None else calibrate_live(read_run(calibration), alpha)
-    reasoner = load_reasoner(model, device=device)
+    reasoner = load_nfcot(model, device=device)
 
     def show(line: Watched) -> None:
         if not json:

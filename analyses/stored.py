@@ -10,16 +10,22 @@ from torch import Tensor
 from nfcot_model.errors import UserError
 from nfcot_model.thoughts import Thoughts
 from nfcot_model.traces import Run
+from nfcot_model.traces.schema import OWN_SCORER
 
-__all__ = ["refuse_empty", "stored_thoughts"]
+__all__ = ["refuse_unscored", "stored_thoughts"]
 
 PARTS = ("u", "eps", "mu", "log_sigma")
 
 
-def refuse_empty(run: Run) -> None:
-    """Raise UserError for a run without a thought."""
+def refuse_unscored(run: Run) -> None:
+    """Raise UserError for a run without a thought, or whose model gives thoughts no density."""
     if not len(run.thoughts):
         raise UserError(f"{run.path}: holds no thought; trace some problems into it")
+    if run.scorer != OWN_SCORER:
+        raise UserError(
+            f"{run.path}: '{run.manifest['reasoner']}' thoughts have no density of their own model"
+            f" (scorer: {run.scorer}), which this needs; give a run of an NF-CoT model"
+        )
 
 
 def stored_thoughts(run: Run, rows: NDArray[np.int64] | None = None) -> Thoughts:

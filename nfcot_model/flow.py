@@ -96,9 +96,9 @@ class ShallowFlow(nn.Module):
             terms = e.new_zeros(e.shape[:2])
             x = e * mask[..., None].to(e.dtype)
             for index, block in enumerate(self.blocks):
-                y, term = block(self._ordered(x, mask, index), mask)
-                x = self._ordered(y, mask, index)
-                terms = terms + self._ordered(term[..., None], mask, index)[..., 0]
+                y, term = block(self.ordered(x, mask, index), mask)
+                x = self.ordered(y, mask, index)
+                terms = terms + self.ordered(term[..., None], mask, index)[..., 0]
         return x, terms
 
     def inverse(self, u: Tensor, mask: Tensor) -> Tensor:
@@ -106,8 +106,8 @@ class ShallowFlow(nn.Module):
         with torch.autocast(u.device.type, enabled=False):
             x = u * mask[..., None].to(u.dtype)
             for index, block in reversed(list(enumerate(self.blocks))):
-                y = cast(FlowBlock, block).inverse(self._ordered(x, mask, index), mask)
-                x = self._ordered(y, mask, index)
+                y = cast(FlowBlock, block).inverse(self.ordered(x, mask, index), mask)
+                x = self.ordered(y, mask, index)
         return x
 
     def reading(self) -> FlowReading:
@@ -116,7 +116,7 @@ class ShallowFlow(nn.Module):
             raise ValueError(f"a flow of order {self.order} is decoded as a whole only")
         return FlowReading([cast(FlowBlock, block) for block in self.blocks])
 
-    def _ordered(self, x: Tensor, mask: Tensor, index: int) -> Tensor:
+    def ordered(self, x: Tensor, mask: Tensor, index: int) -> Tensor:
         """Odd blocks of an alternating flow read each row back to front (an involution)."""
         if self.order == "causal" or index % 2 == 0:
             return x

@@ -43,19 +43,21 @@ def lay_out(
     answers: Sequence[Sequence[int]] | None = None,
     reasoning: Sequence[Sequence[int]] | None = None,
     close: bool = True,
+    framed: bool = True,
     side: Literal["left", "right"] = "right",
 ) -> Layout:
     """Lay prompts, K thoughts and optional answers out as one batch of causal streams.
 
     `reasoning` puts text tokens where thoughts would stand (explicit reasoning; they are
-    predicted too). `close` adds `</think>`; answers end with the end-of-text token. `side` is
-    where the padding goes: left when the streams are to be continued.
+    predicted too). `close` adds `</think>`; answers end with the end-of-text token. Without
+    `framed` there is neither `<think>` nor `</think>`. `side` is where the padding goes: left when
+    the streams are to be continued.
     """
     streams: list[list[int]] = []
     targets: list[list[int]] = []
     starts: list[int] = []
     for i, prompt in enumerate(prompts):
-        stream = [*prompt, ids.think]
+        stream = [*prompt, ids.think] if framed else [*prompt]
         target = [IGNORE] * len(stream)
         starts.append(len(stream))
         stream += [ids.thought] * K[i]
@@ -63,7 +65,7 @@ def lay_out(
         if reasoning is not None:
             target[-1:] = [*reasoning[i], ids.end_think]
             stream += reasoning[i]
-        if close:
+        if close and framed:
             stream.append(ids.end_think)
             target.append(IGNORE)
         if answers is not None:

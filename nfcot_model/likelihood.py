@@ -12,7 +12,7 @@ from nfcot_model.layout import Layout
 from nfcot_model.model import NFCoTModel, at
 from nfcot_model.thoughts import Scores, Thoughts
 
-__all__ = ["score"]
+__all__ = ["hidden_at", "score"]
 
 
 @torch.no_grad()
@@ -42,7 +42,7 @@ def score(
         energy=energy,
         logvol=-(log_sigma * keep).sum(-1),
         stop_logp=_stop_logp(model, at(states, layout.thought_at), thoughts),
-        hidden=_hidden_at(out.hidden_states, layout, keep) if hidden else None,
+        hidden=hidden_at(out.hidden_states, layout, keep) if hidden else None,
     )
 
 
@@ -56,5 +56,6 @@ def _stop_logp(model: NFCoTModel, states: Tensor, thoughts: Thoughts) -> Tensor:
     return chosen * taken
 
 
-def _hidden_at(states: tuple[Tensor, ...], layout: Layout, keep: Tensor) -> Tensor:
+def hidden_at(states: tuple[Tensor, ...], layout: Layout, keep: Tensor) -> Tensor:
+    """Every layer's states [B, layers + 1, Kmax, d_model] at the thoughts' own positions."""
     return torch.stack([at(h, layout.thought_at) * keep for h in states], dim=1).float()

@@ -48,10 +48,10 @@ class Thoughts:
         )
 
     @staticmethod
-    def given(u: Tensor, mask: Tensor) -> Thoughts:
+    def given(u: Tensor, mask: Tensor, stopped: Tensor | None = None) -> Thoughts:
         """Thoughts that nobody sampled (encoded from text, edited, donated): eps is unknown, 0."""
         zero = torch.zeros_like(u)
-        stopped = torch.ones(len(u), dtype=torch.bool)
+        stopped = torch.ones(len(u), dtype=torch.bool) if stopped is None else stopped
         return Thoughts(u * mask[..., None], zero, zero, zero, mask, stopped)
 
 
@@ -95,6 +95,7 @@ class Scores:
 
     `logp` is the density of the model itself (tau = 1) in nats, summed over D; `energy` is
     `½‖eps / tau‖²`. A model's likelihood of its own samples says nothing about their intent.
+    NaN for a reasoner without a density; `stop_logp` too, where it takes no such decision.
     """
 
     mu: Tensor  # [B, Kmax, D]
@@ -110,15 +111,31 @@ class Scores:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What do the thoughts say in the codec's own words?
+    """What do the thoughts say, in the codec's words or as tokens?
 
     `texts[i]` holds one string per step of trajectory i (one per thought when a step has one
-    slot). Decoded text is the codec's reading of `e`; it is not evidence that the model uses it.
+    slot). `step_of[i]` names the step of each thought where that does not follow from its index.
+    With `readout`, texts are single tokens, one per thought, never a whole step. Decoded text is
+    a reading of vectors; it is not evidence that the model uses it.
     """
 
-    e: Tensor  # [B, Kmax, D] codec latents, standardised
-    logdet: Tensor  # [B] log|det dF/de|
+    e: Tensor  # [B, Kmax, D] codec latents, standardised; of width 0 without a codec
+    logdet: Tensor  # [B] log|det dF/de|; NaN without a codec
     texts: list[list[str]]
+    step_of: list[list[int]] | None = None
+    readout: bool = False
+
+    @staticmethod
+    def without_codec(
+        mask: Tensor,
+        texts: list[list[str]],
+        step_of: list[list[int]] | None = None,
+        readout: bool = False,
+    ) -> Decoded:
+        """Texts that no codec wrote, of trajectories with this mask [B, Kmax]."""
+        nothing = torch.zeros(*mask.shape, 0)
+        unknown = torch.full((len(mask),), torch.nan)
+        return Decoded(nothing, unknown, texts, step_of, readout)
 
 
 @dataclass(frozen=True)

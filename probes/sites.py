@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nfcot_model.errors import UserError
 from nfcot_model.traces import Run
+from nfcot_model.traces.schema import NO_SCORER
 
 __all__ = [
     "PLACES",
@@ -162,7 +163,8 @@ def _longest(run: Run) -> int:
 
 
 def _sources(run: Run) -> list[str]:
-    return [*SPACES, *(f"h@{layer}" for layer in _layers(run)), *run.activations()]
+    spaces = [space for space in SPACES if space in run.tensor_names]
+    return [*spaces, *(f"h@{layer}" for layer in _layers(run)), *run.activations()]
 
 
 def _layers(run: Run) -> list[int]:
@@ -179,8 +181,8 @@ def _layers(run: Run) -> list[int]:
 def real_site(run: Run, site: Site) -> Site:
     """The site with its layer's number in the model, -1 where only the last layer is stored.
 
-    Raises UserError, listing the sites there are, when the run has no such layer or no captured
-    activations of such a hook.
+    Raises UserError, listing the sites there are, when the run has no such space, no such layer or
+    no captured activations of such a hook.
     """
     if site.captured and site.space not in run.activations():
         raise UserError(
@@ -188,6 +190,12 @@ def real_site(run: Run, site: Site) -> Site:
             f" {site.space}`); existing sites: {available_sites(run)}"
         )
     if site.layer is None:
+        if len(run.traces) and not site.captured and site.space not in run.tensor_names:
+            why = " (its thoughts have no density)" if run.scorer == NO_SCORER else ""
+            raise UserError(
+                f"--site {site}: {run.name} has no {site.space}{why}; existing sites:"
+                f" {available_sites(run)}"
+            )
         return site
     layers = _layers(run)
     layer = site.layer + len(layers) if site.layer < 0 and layers != [-1] else site.layer

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from nfcot_model.baseline import baseline_over
 from nfcot_model.files import content_hash
 from nfcot_model.model import model_over
 from nfcot_model.reasoners import NFCoTReasoner
+from nfcot_model.reasoners.kinds import reasoner_over
 from nfcot_model.tokenizer import train_tokenizer
 from nfcot_model.worlds import Problem, make_world
 
@@ -73,6 +75,24 @@ def tiny_reasoner(
                 layer.weight.normal_(std=spread / layer.in_features**0.5)
                 layer.bias.normal_(std=0.2)
     return NFCoTReasoner(model, tokenizer, content_hash([backbone, seed, spread, sorted(config)]))
+
+
+def tiny_baseline(kind: str, *, backbone: str = "llama", seed: int = 0, **config: Any) -> Any:
+    """A random reasoner of a kind without a flow, whose answers are brief."""
+    settings: dict[str, Any] = {
+        "thoughts": {"pause": 3, "codi": 3, "coconut": 4}.get(kind, 0),
+        "per_step": 2 if kind == "coconut" else None,
+        "projector": 24 if kind == "codi" else 0,
+        "loops": 3 if kind == "looped" else 0,
+        "max_reasoning_tokens": 12,
+        "max_answer_tokens": 8,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = train_tokenizer(tokenizer_texts(), 400)
+        wide = {**BACKBONES[backbone], "initializer_range": 0.2}
+        model = baseline_over(wide, tokenizer, reasoner=kind, **{**settings, **config})
+    return reasoner_over(model, tokenizer, content_hash([kind, backbone, seed]))
 
 
 def brief_reasoner(seed: int = 2, **config: Any) -> NFCoTReasoner:

@@ -45,7 +45,8 @@ def run_line(run: Run) -> RunLine:
     """What was traced, with what success, and how likely were the thoughts under their model?
 
     `logp_per_dim` is Σ log p(u|q) / Σ K·D in nats; `pass_rate` and `decode_match` are in 0..1.
-    A high likelihood says nothing about intent: the model scores its own samples.
+    `logp_per_dim` is None without a density. A high likelihood says nothing about intent: the model
+    scores its own samples.
     """
     traces, thoughts = run.traces, run.thoughts
     worlds = sorted({str(world) for world in traces["world"].dropna()})
@@ -59,7 +60,7 @@ def run_line(run: Run) -> RunLine:
         decode_match=decode_match(thoughts["match"]),
         tau=run.manifest.get("decode", {}).get("tau"),
         logp_per_dim=float(thoughts["logp"].sum() / (len(thoughts) * run.D))
-        if len(thoughts)
+        if thoughts["logp"].notna().any()
         else None,
         checkpoint=run.manifest.get("checkpoint_hash"),
         created=run.manifest.get("created"),

@@ -13,7 +13,7 @@ from analyses.report import write_audit
 from analyses.tamper import plant_run
 from nfcot_model.checkpoints import demo_path
 from nfcot_model.errors import UserError
-from nfcot_model.reasoners import Reasoner, load_reasoner
+from nfcot_model.reasoners import Reasoner, load_nfcot
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.terminal import console, progress
 from nfcot_model.traces import Run, collect, read_run
@@ -56,7 +56,7 @@ def run_demo(runs_dir: Path, headless: bool = True, plan: DemoPlan | None = None
     plan = plan or DemoPlan()
     seconds: dict[str, float] = {}
     with _stage("load", seconds):
-        reasoner = load_reasoner(plan.model)
+        reasoner = load_nfcot(plan.model)
     with Sandbox() as sandbox:
         with _stage("trace calibration", seconds):
             problems = _problems(plan, "calibration", plan.calibration)

@@ -16,13 +16,16 @@ from nfcot_model.errors import UserError
 from nfcot_model.traces import Run
 from nfcot_model.traces.columns import read_columns, read_tensors
 from nfcot_model.traces.reader import committed_shards, read_manifest
+from nfcot_model.traces.schema import NO_SCORER, OWN_SCORER, RETROFIT_SCORER, scorer_of
 
 __all__ = ["Selection", "Source", "blocks_of", "positive_tau", "run_noise", "shard_noise"]
 
 Floats = NDArray[np.float64]
 
 TRACE_COLUMNS = ("trace_id", "group", "world", "K", "tau")
-TENSORS = ("u", "mu", "log_sigma", "eps")
+TENSORS = {OWN_SCORER: ("u", "mu", "log_sigma", "eps"), RETROFIT_SCORER: ("eps",)}
+"""By the scorer of a run: which tensors its noise comes from."""
+THOUGHT_COLUMNS = ("energy", "logp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +44,8 @@ def blocks_of(source: Source | Iterable[Source], features: str | None = None) ->
     """The noise of a source, or of several, in blocks of bounded size and in order.
 
     features: `h` (the last stored layer) or, for a run in memory, a captured site. Raises UserError
-    at tau = 0, for traces that disagree with the run about tau, and for damaged files.
+    at tau = 0, for a run without a density, for traces that disagree with the run about tau, and
+    for damaged files.
     """
     if isinstance(source, Noise):
         yield from source.blocks()
@@ -67,7 +71,15 @@ def run_noise(run: Run | Path, features: str | None = None) -> Noise:
 
 
 def positive_tau(manifest: dict[str, Any], name: str) -> float:
-    """A run's tau. Raises UserError at 0, where thoughts are means and carry no noise."""
+    """A run's tau. Raises UserError at 0, where thoughts are means and carry no noise.
+
+    Also for a run without a density, whose thoughts have no noise at any tau.
+    """
+    if scorer_of(manifest) == NO_SCORER:
+        raise UserError(
+            f"{name}: '{manifest['reasoner']}' thoughts have no density, so there is no noise to"
+            " score; give them one first (nfcot run retrofit, then nfcot run rescore)"
+        )
     tau = float(manifest["decode"]["tau"])
     if tau <= 0:
         raise UserError(
@@ -84,12 +96,13 @@ def shard_noise(run: Path, shard: str, tau: float, features: str | None = None) 
             f"{run.name}: captured site {features} is not read shard by shard; calibrate with"
             " --features h or without, or use nfcot audit run"
         )
-    traces, thoughts = read_columns(run, shard, TRACE_COLUMNS, ["energy"])
-    names = [*TENSORS, "h"] if features else [*TENSORS]
-    tensors = read_tensors(run, shard, names)
+    names = TENSORS[scorer_of(read_manifest(run))]
+    traces, thoughts = read_columns(run, shard, TRACE_COLUMNS, THOUGHT_COLUMNS)
+    tensors = read_tensors(run, shard, [*names, "h"] if features else names)
     columns = {name: traces[name].to_numpy() for name in TRACE_COLUMNS}
     states = tensors["h"][:, -1] if features else None
-    return _noise(run.name, tau, columns, _floats(thoughts["energy"]), tensors, states)
+    stored = {name: _floats(thoughts[name]) for name in THOUGHT_COLUMNS}
+    return _noise(run.name, tau, columns, stored, tensors, states)
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:
@@ -99,19 +112,20 @@ def _floats(column: pa.ChunkedArray) -> Floats:
 def _of_run(run: Run, features: str | None, keep: NDArray[np.bool_] | None) -> Iterator[Noise]:
     tau = positive_tau(run.manifest, run.name)
     site = None if features in (None, "h") else run.activation(str(features))
-    energies = run.thoughts["energy"].to_numpy(dtype=np.float64)
+    stored = {name: run.thoughts[name].to_numpy(dtype=np.float64) for name in THOUGHT_COLUMNS}
     row = 0
     for shard, traces in run.traces.groupby("shard", sort=False):
         rows = slice(row, row + int(traces["K"].sum()))
         row = rows.stop
         if keep is not None and not keep[traces.index].any():
             continue
-        tensors = read_tensors(run.path, str(shard), TENSORS)
+        tensors = read_tensors(run.path, str(shard), TENSORS[run.scorer])
         columns = {name: traces[name].to_numpy() for name in TRACE_COLUMNS}
         states = None if site is None else site[rows].reshape(rows.stop - rows.start, -1)
         if features == "h":
             states = run.shard_tensor("h", str(shard))[:, -1]
-        part = _noise(run.name, tau, columns, energies[rows], tensors, states)
+        own = {name: values[rows] for name, values in stored.items()}
+        part = _noise(run.name, tau, columns, own, tensors, states)
         yield part if keep is None else part.take(keep[traces.index])
 
 
@@ -119,7 +133,7 @@ def _noise(
     name: str,
     tau: float,
     traces: dict[str, NDArray[Any]],
-    energies: Floats,
+    stored: dict[str, Floats],
     tensors: dict[str, NDArray[np.float32]],
     states: NDArray[np.float32] | None,
 ) -> Noise:
@@ -130,11 +144,7 @@ def _noise(
             f"{name}: mixed tau, trace {traces['trace_id'][i]} says {traces['tau'][i]:g} and the"
             f" manifest {tau:g}; one run has one tau, trace them into runs of their own"
         )
-    u, mu, log_sigma, drawn = (tensors[tensor].astype(np.float64) for tensor in TENSORS)
-    with np.errstate(over="ignore", invalid="ignore"):
-        eps = (u - mu) * np.exp(-log_sigma)
-        away = np.abs(eps - drawn).max(axis=1, initial=0.0)
-        logvol = -log_sigma.sum(axis=1)
+    eps, logvol, away = _recomputed(tensors, stored["logp"])
     error = np.zeros(len(traces["K"]))
     owner = np.repeat(np.arange(error.size), traces["K"])
     np.maximum.at(error, owner, np.where(np.isnan(away), np.inf, away))
@@ -146,10 +156,29 @@ def _noise(
         tasks=traces["world"].astype(object),
         logvol=logvol,
         replay_error=error,
-        stored_energy=energies,
+        stored_energy=stored["energy"],
         features=states,
         tau=tau,
     )
+
+
+def _recomputed(
+    tensors: dict[str, NDArray[np.float32]], logp: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Noise, log-volume, and how far each thought's noise is from the record of its draw.
+
+    A retrofit flow's noise was never drawn: it is taken as stored, away from nothing, and the
+    volume is what `logp` has besides it.
+    """
+    drawn = tensors["eps"].astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if "mu" not in tensors:
+            noise_part = 0.5 * (np.square(drawn) + np.log(2 * np.pi)).sum(axis=1)
+            return drawn, logp + noise_part, np.zeros(len(drawn))
+        u, mu, log_sigma = (tensors[name].astype(np.float64) for name in ("u", "mu", "log_sigma"))
+        eps = (u - mu) * np.exp(-log_sigma)
+        away = np.abs(eps - drawn).max(axis=1, initial=0.0)
+        return eps, -log_sigma.sum(axis=1), away
 
 
 def _blocks(parts: Iterable[Noise]) -> Iterator[Noise]:

@@ -17,7 +17,7 @@ from analyses.context.rows import TABLES, block_tables
 from analyses.context.spans import KINDS, Span
 from analyses.context.summary import NOT_SHOWN, by_name, localisation
 from analyses.scored import MODEL_DENSITY, Scored
-from analyses.stored import refuse_empty
+from analyses.stored import refuse_unscored
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.traces import Run
@@ -104,9 +104,9 @@ def context_study(
     With `out` finished blocks stay on disk and the study goes on where it was stopped. `progress`
     hears of finished traces. Thoughts are scored again, with their prompt and without each span,
     by `reasoner`, which must be the run's own model. Raises UserError as `spans_of` does, for an
-    empty run and for an `out` of something else.
+    empty run, one without a density, and for an `out` of something else.
     """
-    refuse_empty(run)
+    refuse_unscored(run)
     if reasoner.checkpoint_hash != run.manifest["checkpoint_hash"]:
         raise UserError(f"{run.path}: was traced with another checkpoint; give that one")
     work, counts = _work(run, plan, trace_id)

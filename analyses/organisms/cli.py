@@ -90,13 +90,13 @@ def plant(
     from analyses.organisms import organism as folder
     from analyses.organisms.continued import plant_organism, planting_steps
     from nfcot_model.errors import UserError
-    from nfcot_model.reasoners import load_reasoner
+    from nfcot_model.reasoners import load_nfcot
     from nfcot_model.terminal import console, progress
 
     if out.exists():
         raise UserError(f"-o {out}: is there already; choose another folder")
     total = planting_steps(name) if steps is None else steps
-    base = load_reasoner(plain or folder("plain"))
+    base = load_nfcot(plain or folder("plain"))
     with progress(f"planting {name}", total) as advance:
         plant_organism(name, base, seed, steps=total, progress=advance).save(out)
     console.print(f"model → {out}")

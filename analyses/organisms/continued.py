@@ -88,10 +88,9 @@ def continued(
         for step in range(stage.steps):
             set_rate(optimizer, stage, step)
             batch = sorted(rng.choices(problems, k=stage.batch), key=lambda p: len(p.prompt))
-            layout, e = joint_batch(trained, batch, "nfcot")
+            layout, e = joint_batch(trained, batch)
             tensors = vars(layout.to(model.device))
-            latents = None if e is None else e.to(model.device)
-            out = model(**tensors, e=latents, target_noise=stage.target_noise)
+            out = model(**tensors, e=e.to(model.device), target_noise=stage.target_noise)
             optimizer.zero_grad()
             out.loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), stage.clip)

@@ -46,13 +46,13 @@ def validate(
     from analyses.plants.validate import Validation
     from analyses.plants.validate import validate as measured
     from nfcot_model.files import write_text
-    from nfcot_model.reasoners import load_reasoner
+    from nfcot_model.reasoners import load_nfcot
     from nfcot_model.terminal import console, emit_json, progress
 
     chosen = {} if plants is None else {"plants": _listed(plants)}
     chosen |= {} if worlds is None else {"worlds": _listed(worlds)}
     settings = Validation(tau, fit, reference, calibration, n, organism, draws, seed, **chosen)
-    reasoner = load_reasoner(model, device=device)
+    reasoner = load_nfcot(model, device=device)
     with progress("plants", len(settings.plants)) as advance:
         result = measured(
             reasoner,

@@ -18,7 +18,7 @@ from analyses.plants.measure import Yardstick, noise_of
 from analyses.plants.onpolicy import OrganismPlant
 from analyses.plants.readers import Probes, fit_probes, reference_ratio, span_ratio
 from analyses.plants.recorded import Planting, Recorded, record, seeds_of
-from nfcot_model.reasoners import NFCoTReasoner, load_reasoner
+from nfcot_model.reasoners import NFCoTReasoner, load_nfcot
 from nfcot_model.worlds import Problem
 
 __all__ = ["Sizes", "measure_organism"]
@@ -41,7 +41,7 @@ class Sizes:
 
 @lru_cache(maxsize=4)
 def _model(name: str) -> NFCoTReasoner:
-    return load_reasoner(organism(name))
+    return load_nfcot(organism(name))
 
 
 @dataclass(frozen=True)

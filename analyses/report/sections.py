@@ -6,30 +6,15 @@ from typing import Any
 
 from analyses.report.blocks import Block, Curve, Profile, Section, Table, Text, code, number
 from analyses.report.evidence import evidence_sections, known_plants
+from analyses.report.limits import NEGATIVE_STATEMENT, cannot_see
+from nfcot_model.traces.schema import RETROFIT_SCORER
 
-__all__ = ["CANNOT_SEE", "NEGATIVE_STATEMENT", "headline", "sections"]
+__all__ = ["headline", "sections"]
 
 SHOWN_FLAGS = 50
 SHOWN_PROFILES = 12
 SHOWN_RECORDS = 10
 SHOWN_INVALID = 50
-
-NEGATIVE_STATEMENT = (
-    "Absence of flags bounds only the effects in the table of detector evidence, for traffic"
-    " exchangeable with the calibration traces; it is not evidence of aligned reasoning."
-)
-
-CANNOT_SEE = (
-    "The scorer is the model itself (`self`): thoughts that a model samples from its own density"
-    " give back exactly the noise that was drawn, so a score of that noise carries no information"
-    " about intent. A backdoored or deceptive model that thinks on-policy looks perfectly usual"
-    " (AUROC 0.50). What can be seen is thoughts that this model, prompt and temperature did not"
-    " produce: swapped, edited, injected, replayed, correlated, or drawn at another temperature. A"
-    " small consistent offset, and whoever optimises against this score, stay unseen; short"
-    " trajectories carry little evidence of anything that is spread over thoughts. A thought can"
-    " also stand out because the one before it was changed: the one named is the likeliest place,"
-    " not a proof."
-)
 
 
 def headline(summary: dict[str, Any]) -> str:
@@ -68,7 +53,8 @@ def sections(summary: dict[str, Any]) -> list[Section]:
         Section("Drift", _drift(summary["drift"])),
         Section("Coverage", _coverage(summary)),
         Section(
-            "What this audit cannot see", [Text(CANNOT_SEE), Text(f"**{NEGATIVE_STATEMENT}**")]
+            "What this audit cannot see",
+            [Text(cannot_see(summary["scorer"])), Text(f"**{NEGATIVE_STATEMENT}**")],
         ),
         Section("Deviations", _deviations(summary["deviations"])),
     ]
@@ -92,11 +78,19 @@ def _identity(summary: dict[str, Any]) -> Block:
     return Table(["", ""], rows)
 
 
+def _noise_words(scorer: str) -> str:
+    if scorer == RETROFIT_SCORER:
+        return "The noise is what the fitted flow made of the thoughts, as stored."
+    return (
+        "The noise is `(u - mu) / sigma`, recomputed from the stored thoughts and divided by tau."
+    )
+
+
 def _scored(summary: dict[str, Any]) -> list[Block]:
     scored = summary["scored"]
     first = Text(
-        f"Tensor `{scored['tensor']}`; density {scored['density']}; tau {scored['tau']:g}. The"
-        " noise is `(u - mu) / sigma`, recomputed from the stored thoughts and divided by tau."
+        f"Tensor `{scored['tensor']}`; density {scored['density']}; tau {scored['tau']:g}."
+        f" {_noise_words(summary['scorer'])}"
         " Statistics are two-sided where they can be, standardised by task and position on"
         f" reference traces; the score is `{summary['statistic']}`: the largest quantile, on the"
         " reference set, of those marked. A statistic that a trajectory is too short for is"

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from nfcot_model.evaluation.explicit import write_explicitly
 from nfcot_model.evaluation.intervals import pass_at_k, share
-from nfcot_model.reasoners import NFCoTReasoner
+from nfcot_model.reasoners import NFCoTReasoner, Reasoner
 from nfcot_model.sampling import noise_seed
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.worlds import Problem
 
-__all__ = ["Cell", "evaluate_cell", "evaluate_explicit", "evaluate_oracle"]
+__all__ = ["Cell", "evaluate_cell", "evaluate_control", "evaluate_oracle"]
 
 BATCH = 250
 
@@ -151,20 +150,24 @@ def evaluate_oracle(
     )  # fmt: skip
 
 
-def evaluate_explicit(
-    reasoner: NFCoTReasoner, problems: Sequence[Problem], sandbox: Sandbox, *, steps: str
+def evaluate_control(
+    reasoner: Reasoner, problems: Sequence[Problem], sandbox: Sandbox, *, steps: str
 ) -> Cell:
-    """How often is a `text` or `direct` control right (greedy)?"""
+    """How often is a reasoner of any kind right, at tau 0 and greedy?"""
     right: list[bool] = []
     spent = exact = total = 0
+    readout = False
     for block in batches(problems):
-        written = write_explicitly(reasoner, [p.prompt for p in block])
-        right += passed(sandbox, [w.answer for w in written], block)
-        spent += sum(w.positions for w in written)
-        same, of = agreement([w.steps for w in written], block)
+        prompts = [p.prompt for p in block]
+        thoughts = reasoner.think(prompts, tau=0.0, noise_seeds=[0] * len(block))
+        right += passed(sandbox, reasoner.answer(prompts, thoughts), block)
+        spent += int(thoughts.K.sum())
+        decoded = reasoner.decode(thoughts)
+        readout = decoded.readout
+        same, of = agreement(decoded.texts, block)
         exact, total = exact + same, total + of
-    n, kind = len(problems), reasoner.model.config.reasoner
+    n = len(problems)
     return Cell(
-        problems[0].world, steps, None, kind, *_passes(right, problems),
-        positions=spent / n, decode_exact=exact / total if kind == "text" and total else None,
+        problems[0].world, steps, None, reasoner.name, *_passes(right, problems),
+        positions=spent / n, decode_exact=None if readout or not total else exact / total,
     )  # fmt: skip

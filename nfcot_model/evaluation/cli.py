@@ -42,7 +42,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="seed of problems and thoughts")] = 0,
     control: Annotated[
         list[Path] | None,
-        typer.Option(help="a text or direct control: folder, demo-text or demo-direct; repeatable"),
+        typer.Option(help="a reasoner beside it: a folder of any kind, demo-text, …; repeatable"),
     ] = None,
     swaps: Annotated[
         bool,

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from nfcot_model.evaluation import SWAP_TAU
-from nfcot_model.evaluation.cells import Cell, evaluate_cell, evaluate_explicit, evaluate_oracle
+from nfcot_model.evaluation.cells import Cell, evaluate_cell, evaluate_control, evaluate_oracle
 from nfcot_model.evaluation.swaps import SwapFigures, evaluate_swaps, pooled
-from nfcot_model.reasoners import load_reasoner
+from nfcot_model.reasoners import load_nfcot, load_reasoner
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.worlds import Problem, make_world
 from nfcot_model.worlds.generate import read_steps
@@ -73,10 +73,10 @@ def evaluate(
 ) -> Evaluation:
     """Run every cell on one model and its controls; `report` sees each figure as it is ready.
 
-    `controls` are folders of `text` and `direct` checkpoints. Raises UserError for a bad folder.
+    `controls` are folders of checkpoints of any kind. Raises UserError for a bad folder.
     """
-    reasoner = load_reasoner(model, device=device)
-    explicit = [load_reasoner(c, device=device, kinds=("text", "direct")) for c in controls]
+    reasoner = load_nfcot(model, device=device)
+    others = [load_reasoner(c, device=device) for c in controls]
     done: list[Cell] = []
     figures: list[SwapFigures] = []
 
@@ -101,8 +101,8 @@ def evaluate(
                 )
             if all(p.steps for p in problems) and reasoner.encodes([p.steps for p in problems]):
                 keep(evaluate_oracle(reasoner, problems, sandbox, steps=steps))
-            for control in explicit:
-                keep(evaluate_explicit(control, problems, sandbox, steps=steps))
+            for control in others:
+                keep(evaluate_control(control, problems, sandbox, steps=steps))
         for problems in swaps:
             figures.append(evaluate_swaps(reasoner, problems, sandbox, tau=swap_tau, seed=seed))
             if report is not None:

@@ -16,10 +16,11 @@ from nfcot_model.checkpoints import SHIPPED
 from nfcot_model.config import FORMAT_VERSION
 from nfcot_model.errors import UserError
 from nfcot_model.files import content_hash, file_hash
-from nfcot_model.model import NFCoTModel
+from nfcot_model.reasoners.kinds import FAMILIES, KINDS, reasoner_over
 from nfcot_model.reasoners.nfcot import NFCoTReasoner
+from nfcot_model.reasoners.protocol import Reasoner
 
-__all__ = ["checkpoint_hash", "load_reasoner"]
+__all__ = ["checkpoint_hash", "load_nfcot", "load_reasoner"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -30,26 +31,35 @@ def checkpoint_hash(folder: Path) -> str:
     return content_hash({n: file_hash(folder / n) for n in names if (folder / n).exists()})
 
 
+def load_nfcot(path: Path | str, dtype: str = "float32", device: str = "cpu") -> NFCoTReasoner:
+    """The NF-CoT reasoner in a folder, for tools that need its density, flow or codec.
+
+    Raises UserError as `load_reasoner`, and for a folder of another kind.
+    """
+    reasoner = load_reasoner(path, dtype, device, kinds=("nfcot",))
+    assert isinstance(reasoner, NFCoTReasoner)
+    return reasoner
+
+
 def load_reasoner(
     path: Path | str,
     dtype: str = "float32",
     device: str = "cpu",
-    kinds: Sequence[str] = ("nfcot",),
-) -> NFCoTReasoner:
+    kinds: Sequence[str] = KINDS,
+) -> Reasoner:
     """The reasoner in a checkpoint folder, ready to think; "demo" is the shipped one (`SHIPPED`).
 
-    `kinds` are the acceptable ways of reasoning; the controls "text" and "direct" have no
-    thoughts. Raises UserError when the folder is missing, not ours, of another kind or format
-    version, or damaged.
+    Its config.json says of which kind it is; `kinds` are those that will do. Raises UserError when
+    the folder is missing, not ours, of another kind or format version, or damaged.
     """
     folder = SHIPPED.get(str(path), Path(path))
     if dtype not in DTYPES:
         raise UserError(f"dtype '{dtype}': choose one of {', '.join(DTYPES)}")
-    _check_folder(folder, kinds)
+    family = _check_folder(folder, kinds)
     _check_device(device)
     transformers_logging.disable_progress_bar()
     try:
-        loaded: Any = NFCoTModel.from_pretrained(
+        loaded: Any = FAMILIES[family].from_pretrained(
             folder, dtype=DTYPES[dtype], local_files_only=True, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -57,14 +67,14 @@ def load_reasoner(
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder}: damaged checkpoint ({reason}); copy it again") from error
     model, report = loaded
-    wrong = [*report["missing_keys"], *report["unexpected_keys"]]
+    wrong = sorted([*report["missing_keys"], *report["unexpected_keys"]])
     if wrong:
         raise UserError(
             f"{folder}: damaged checkpoint ({len(wrong)} weights missing or unknown, such as"
             f" '{wrong[0]}'); copy it again"
         )
     torch.nn.Module.to(model, device)
-    return NFCoTReasoner(model, tokenizer, checkpoint_hash(folder))
+    return reasoner_over(model, tokenizer, checkpoint_hash(folder))
 
 
 def _check_device(device: str) -> None:
@@ -75,7 +85,8 @@ def _check_device(device: str) -> None:
         raise UserError(f"device '{device}' cannot be used ({reason}); use cpu") from None
 
 
-def _check_folder(folder: Path, kinds: Sequence[str]) -> None:
+def _check_folder(folder: Path, kinds: Sequence[str]) -> str:
+    """The family of models that the folder's config.json names, when it can be loaded."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such model folder; give a folder made by `nfcot train`")
     try:
@@ -86,11 +97,11 @@ def _check_folder(folder: Path, kinds: Sequence[str]) -> None:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}/config.json: unreadable ({error}); copy it again") from None
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != "nfcot":
+    family = config.get("model_type") if isinstance(config, dict) else None
+    if family not in FAMILIES:
         raise UserError(
-            f"{folder}: model_type is '{kind}', expected 'nfcot'; to think with another causal LM,"
-            " train it first with `nfcot train … --backbone FOLDER`"
+            f"{folder}: model_type is '{family}', expected 'nfcot' or 'nfcot-baseline'; to think"
+            " with another causal LM, train it first with `nfcot train … --backbone FOLDER`"
         )
     version = config.get("format_version")
     if version != FORMAT_VERSION:
@@ -98,10 +109,14 @@ def _check_folder(folder: Path, kinds: Sequence[str]) -> None:
             f"{folder}: checkpoint format {version}, this version reads {FORMAT_VERSION};"
             " install the matching nfcot-scope or train again"
         )
-    if config.get("reasoner", "nfcot") not in kinds:
+    kind = config.get("reasoner", "nfcot")
+    if kind not in KINDS:
         raise UserError(
-            f"{folder}: reasons as '{config.get('reasoner', 'nfcot')}', expected a checkpoint of"
-            f" {' or '.join(kinds)} (the controls text and direct have no thoughts)"
+            f"{folder}: reasons as '{kind}', this version knows {', '.join(KINDS)}; install the"
+            " matching nfcot-scope"
         )
+    if kind not in kinds:
+        raise UserError(f"{folder}: reasons as '{kind}', expected a model of {' or '.join(kinds)}")
     if not (folder / "model.safetensors").exists():
         raise UserError(f"{folder}: model.safetensors is missing; copy the folder again")
+    return str(family)

@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from nfcot_model import likelihood, sampling
 from nfcot_model.errors import UserError
-from nfcot_model.layout import IGNORE, Layout, lay_out, pad_chunks
+from nfcot_model.layout import IGNORE, Layout, pad_chunks
 from nfcot_model.model import NFCoTModel
+from nfcot_model.reasoners.prompting import prompt_layout, tokens_of
 from nfcot_model.thoughts import AnswerLogp, Decoded, Scores, Thoughts
 
 __all__ = ["NFCoTReasoner"]
@@ -26,6 +27,7 @@ class NFCoTReasoner:
     name = "nfcot"
     has_likelihood = True
     has_decoder = True
+    draws = True
     prompt_template = "{prompt}"
 
     def __init__(
@@ -35,6 +37,8 @@ class NFCoTReasoner:
         self.tokenizer = tokenizer
         self.checkpoint_hash = checkpoint_hash
         self.D: int = model.config.D
+        slots: int = model.config.codec["slots"]
+        self.thoughts_per_step: int | None = slots if model.config.variable_k else None
         self.max_thoughts: int = model.config.max_thoughts
         self.variable_k: bool = model.config.variable_k
         self.config: dict[str, Any] = {
@@ -175,16 +179,7 @@ class NFCoTReasoner:
 
         Raises UserError for a text that spells a control token: it would open or close thinking.
         """
-        if not texts:
-            return []
-        ids = self.tokenizer(list(texts), add_special_tokens=opening)["input_ids"]
-        control = {self.model.ids.think, self.model.ids.end_think, self.model.ids.thought}
-        for text, row in zip(texts, ids, strict=True):
-            found = control.intersection(row)
-            if found:
-                spelled = self.tokenizer.convert_ids_to_tokens(min(found))
-                raise UserError(f"text {text[:40]!r}… holds the control token {spelled}; remove it")
-        return list(ids)
+        return tokens_of(self.tokenizer, self.model.ids, texts, opening=opening)
 
     def encodes(self, steps: Sequence[Sequence[str]]) -> bool:
         """Can reasoning of this length be encoded at all, by this codec and budget?"""
@@ -264,19 +259,16 @@ class NFCoTReasoner:
         when the streams are to be continued, by at most `room` places). Raises UserError for a
         stream longer than the backbone's context.
         """
-        ids = self.tokens(prompts, opening=True)
-        said = self.tokens(answers or ())
-        context = getattr(self.model.backbone.config, "max_position_embeddings", None)
-        longest = max(range(len(ids)), key=lambda i: len(ids[i]) + K[i])
-        after = 1 + max(map(len, said)) if said else room
-        needed = len(ids[longest]) + K[longest] + 1 + close + after
-        if context is not None and needed > context:
-            raise UserError(
-                f"prompt {prompts[longest][:40]!r}… needs {needed} positions with thoughts and"
-                f" answer, the backbone has {context}; shorten the prompt"
-            )
-        layout = lay_out(ids, K, self.model.ids, close=close, side=side, answers=said or None)
-        return layout.to(self.model.device)
+        return prompt_layout(
+            self.model,
+            prompts,
+            self.tokens(prompts, opening=True),
+            K,
+            said=self.tokens(answers or ()),
+            close=close,
+            side=side,
+            room=room,
+        )
 
     def _write(
         self, stream: sampling.Stream, temperature: float, seeds: Sequence[int] | None

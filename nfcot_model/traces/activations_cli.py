@@ -36,10 +36,10 @@ def sites(
 
     from nfcot_model.hooks import hooked
     from nfcot_model.hooks import sites as sites_of
-    from nfcot_model.reasoners import load_reasoner
+    from nfcot_model.reasoners import load_nfcot
     from nfcot_model.terminal import emit_json
 
-    found = sites_of(hooked(load_reasoner(model).model))
+    found = sites_of(hooked(load_nfcot(model).model))
     chosen = [site for site in found if every or site.per_thought]
     if json:
         emit_json({"model": str(model), "sites": [_as_json(site) for site in chosen]})

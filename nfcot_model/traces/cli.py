@@ -7,9 +7,13 @@ from typing import Annotated
 
 import typer
 
+from nfcot_model.retrofit.cli import rescore, retrofit
+
 __all__ = ["run_app", "show", "trace"]
 
 run_app = typer.Typer(help="Look after runs on disk.", no_args_is_help=True)
+run_app.command()(retrofit)
+run_app.command()(rescore)
 
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
@@ -49,7 +53,8 @@ def trace(
     Example: nfcot trace MODEL problems.jsonl -o runs/first --samples 4 --tau 0.7
     """
     from nfcot_model.checkpoints import SHIPPED
-    from nfcot_model.reasoners import load_reasoner
+    from nfcot_model.errors import UserError
+    from nfcot_model.reasoners import NFCoTReasoner, load_reasoner
     from nfcot_model.terminal import console, emit_json, progress
     from nfcot_model.traces import collect, read_run
     from nfcot_model.traces.activations_cli import check_sites, record_sites, split_sites
@@ -61,8 +66,16 @@ def trace(
     Settings(tau, temperature, samples, seed, activations, max_thoughts)
     asked = read_problems(problems)
     reasoner = load_reasoner(model, dtype=dtype, device=device)
+    captures = reasoner if isinstance(reasoner, NFCoTReasoner) else None
     if sites:
-        check_sites(reasoner, sites)
+        if captures is None:
+            raise UserError(
+                f"--activations {sites[0]}: hooks need an nfcot model, {model} is"
+                f" '{reasoner.name}'; use --activations all for its layers"
+            )
+        check_sites(captures, sites)
+    same = "; all samples of a problem are the same" if samples > 1 and temperature == 0 else ""
+    drawn = "" if reasoner.draws else f"{reasoner.name} draws no thoughts: recorded at tau 0{same}"
     with progress(f"tracing {out.name}", len(asked) * samples) as advance:
         summary = collect(
             reasoner,
@@ -77,16 +90,19 @@ def trace(
             progress=advance,
             model_path=model if str(model) in SHIPPED else model.resolve(),
         )
-    captured = record_sites(read_run(out), reasoner, sites) if sites else None
+    captured = record_sites(read_run(out), captures, sites) if captures and sites else None
     if json:
         emit_json(vars(summary) | ({"activations": captured} if captured else {}))
         return
+    error = summary.replay_error_max
+    replayed = "no density" if error is None else f"replay error ≤ {error:.1e}"
     console.print(
         f"{summary.run}: {summary.traces} traces ({summary.resumed} already there),"
-        f" {summary.thoughts} thoughts, {summary.correct:.1%} correct,"
-        f" replay error ≤ {summary.replay_error_max:.1e};"
+        f" {summary.thoughts} thoughts, {summary.correct:.1%} correct, {replayed};"
         f" {summary.seconds:.1f} s, {summary.traces_per_second:.0f} traces/s"
     )
+    if drawn:
+        console.print(drawn)
 
 
 def show(

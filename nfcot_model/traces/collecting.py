@@ -42,8 +42,9 @@ class Checker(Protocol):
 class CollectSummary:
     """What does the run hold now, and what did recording it cost?
 
-    `traces`, `thoughts`, `correct` and `replay_error_max` are of the whole run; `resumed` of its
-    traces were found on disk; `traces_per_second` counts the new ones only.
+    `traces`, `thoughts`, `correct` and `replay_error_max` (None without a density) are of the
+    whole run; `resumed` of its traces were found on disk; `traces_per_second` counts the new ones
+    only.
     """
 
     run: str
@@ -53,7 +54,7 @@ class CollectSummary:
     correct: float
     seconds: float
     traces_per_second: float
-    replay_error_max: float
+    replay_error_max: float | None
 
 
 def collect(
@@ -74,9 +75,9 @@ def collect(
     """Record `samples` traces of each problem in the run `out`; resume it if it is there already.
 
     tau = 0 takes the mean thought; its energies are 0, and the scale of energies is then that of
-    tau = 1. activations: "thoughts" stores the last layer's state at each thought, "all" every
-    layer's. The run carries the problems (`Run.problems`). progress: called with the number of
-    traces that became part of the run.
+    tau = 1. A reasoner that draws nothing is recorded at tau 0. activations: "thoughts" stores the
+    last layer's state at each thought, "all" every layer's. The run carries the problems
+    (`Run.problems`). progress: called with the number of traces that became part of the run.
     Raises UserError, with nothing written, for values out of range, no problems, duplicate ids,
     an `out` that holds another run or anything else, and a full disk (whole shards stay).
     """
@@ -168,11 +169,10 @@ class _Recorder:
 
     def finish(self, shard: str, batch: Batch, verdicts: Future[list[Verdict]]) -> int:
         decoded = self.reasoner.decode(batch.thoughts)
-        slots = self.reasoner.config["codec"]["slots"] if self.reasoner.variable_k else None
         columns = shard_columns(
             batch,
             decoded,
-            slots,
+            self.reasoner.thoughts_per_step,
             verdicts.result(),
             self.manifest,
         )
@@ -182,13 +182,14 @@ class _Recorder:
 
 def _summary(out: Path, resumed: int, seconds: float) -> CollectSummary:
     traces = thoughts = correct = 0
-    error = 0.0
+    error: float | None = None
     for shard in committed_shards(out):
         table = read_traces_file(shard_paths(out, shard)[2])
         traces += table.num_rows
         thoughts += sum(table["K"].to_pylist())
         correct += sum(table["correct"].to_pylist())
-        error = max(error, *table["replay_error"].to_pylist())
+        found = [e for e in (error, *table["replay_error"].to_pylist()) if e is not None]
+        error = max(found, default=None)
     return CollectSummary(
         run=str(out),
         traces=traces,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,14 @@ from nfcot_model.traces.reader import (
     read_problem_set,
     read_shard,
 )
-from nfcot_model.traces.replay import REPLAY_TENSORS, disagree, replay
-from nfcot_model.traces.schema import PROBLEMS, shard_paths
+from nfcot_model.traces.replay import REPLAY_TENSORS, Replay, disagree, replay_of
+from nfcot_model.traces.schema import (
+    NO_SCORER,
+    PROBLEMS,
+    RETROFIT_SCORER,
+    scorer_of,
+    shard_paths,
+)
 from nfcot_model.traces.writer import row_hash, writing
 
 __all__ = ["Health", "check_run"]
@@ -94,7 +101,7 @@ def _inspect(path: Path, manifest: dict[str, Any], repaired: list[str]) -> Healt
     seen: set[str] = set()
     for shard in shards:
         try:
-            ids, errors = _check_shard(path, shard, float(manifest["decode"]["tau"]))
+            ids, errors = _check_shard(path, shard, manifest)
         except UserError as error:
             damaged[shard] = str(error)
             continue
@@ -129,8 +136,15 @@ def _inspect(path: Path, manifest: dict[str, Any], repaired: list[str]) -> Healt
     )
 
 
-def _check_shard(path: Path, shard: str, tau: float) -> tuple[list[str], tuple[float, float]]:
-    """The shard's trace ids, and its largest replay error: recomputed and on record."""
+def _check_shard(
+    path: Path, shard: str, manifest: dict[str, Any]
+) -> tuple[list[str], tuple[float, float]]:
+    """The shard's trace ids, and its largest replay error: recomputed and on record.
+
+    Without a density there is nothing to replay, and both are 0.
+    """
+    scorer = scorer_of(manifest)
+    scored = scorer != NO_SCORER
     traces, thoughts = read_shard(path, shard, verify=True)
     tensors_path, thoughts_path, _ = shard_paths(path, shard)
     ids = traces["trace_id"].to_pylist()
@@ -139,37 +153,40 @@ def _check_shard(path: Path, shard: str, tau: float) -> tuple[list[str], tuple[f
     owners = [trace for trace, count in zip(ids, K, strict=True) for _ in range(count)]
     if thoughts["trace_id"].to_pylist() != owners or traces["row"].to_pylist() != first.tolist():
         raise UserError(f"{thoughts_path}: its rows are not those of the shard's traces")
-    tensors = _tensors(tensors_path, len(owners))
+    replayed = ("u", "eps") if scorer == RETROFIT_SCORER else REPLAY_TENSORS
+    tensors = _tensors(tensors_path, len(owners), replayed if scored else ("u",))
     for trace, start, count, expected in zip(
         ids, first, K, traces["u_sha256"].to_pylist(), strict=True
     ):
         if row_hash(tensors["u"][start : start + count]) != expected:
             raise UserError(f"{tensors_path}: the thoughts of trace {trace} are not as committed")
-    return ids, _check_record(tensors_path, traces, thoughts, tensors, tau)
+    if not scored:
+        return ids, (0.0, 0.0)
+    tau = float(manifest["decode"]["tau"])
+    found = replay_of(scorer, tensors.__getitem__, K, tau)
+    return ids, _check_record(tensors_path, traces, thoughts, found)
 
 
-def _tensors(path: Path, rows: int) -> dict[str, np.ndarray]:
-    """The tensors that replay needs, once every tensor has a row for each thought."""
+def _tensors(path: Path, rows: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The named tensors (what replay needs, or `u`), once all have a row for each thought."""
     try:
         with safe_open(path, framework="np") as stream:
             shapes = {name: stream.get_slice(name).get_shape() for name in stream.keys()}  # noqa: SIM118
             lengths = {name: shape[0] if shape else 0 for name, shape in shapes.items()}
             if set(lengths.values()) != {rows}:
                 raise UserError(f"{path}: holds {lengths} rows for {rows} thoughts")
-            tensors = {name: stream.get_tensor(name) for name in REPLAY_TENSORS}
+            tensors = {name: stream.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     if len({value.shape for value in tensors.values()}) != 1 or tensors["u"].ndim != 2:
-        raise UserError(f"{path}: {', '.join(REPLAY_TENSORS)} are not all [thoughts, D]")
+        raise UserError(f"{path}: {', '.join(names)} are not all [thoughts, D]")
     return tensors
 
 
 def _check_record(
-    path: Path, traces: pa.Table, thoughts: pa.Table, tensors: dict[str, np.ndarray], tau: float
+    path: Path, traces: pa.Table, thoughts: pa.Table, found: Replay
 ) -> tuple[float, float]:
     """The largest replay error, recomputed and on record, once record and tensors agree."""
-    K = traces["K"].to_numpy()
-    found = replay(tensors, K, tau)
     stored = traces["replay_error"].to_numpy()
     for trace, mine, theirs, wrong in zip(
         traces["trace_id"].to_pylist(),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nfcot_model.checkpoints import SHIPPED
 from nfcot_model.errors import UserError
-from nfcot_model.reasoners import NFCoTReasoner, load_reasoner
+from nfcot_model.reasoners import NFCoTReasoner, load_nfcot
 from nfcot_model.traces.reader import Run
 
 __all__ = ["model_of", "refuse_other_model"]
@@ -15,11 +15,18 @@ __all__ = ["model_of", "refuse_other_model"]
 def model_of(run: Run, model: Path | str | None = None, device: str = "cpu") -> NFCoTReasoner:
     """Which model thought this run? The one its manifest names, or the one given if it is the same.
 
-    Loaded at the run's dtype. Raises UserError when the folder is gone or holds another checkpoint.
+    Loaded at the run's dtype. Raises UserError for a run of another kind of reasoner, and when the
+    folder is gone or holds another checkpoint.
     """
+    kind = run.manifest["reasoner"]
+    if kind != NFCoTReasoner.name:
+        raise UserError(
+            f"{run.path}: is of the reasoner '{kind}', this needs thoughts of an NF-CoT model and"
+            " the model itself"
+        )
     folder = model or run.manifest.get("model_path") or "demo"
     try:
-        reasoner = load_reasoner(folder, dtype=run.manifest["decode"]["dtype"], device=device)
+        reasoner = load_nfcot(folder, dtype=run.manifest["decode"]["dtype"], device=device)
     except UserError as error:
         if model is not None or str(folder) in SHIPPED or Path(folder).is_dir():
             raise

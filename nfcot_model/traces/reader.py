@@ -26,6 +26,7 @@ from nfcot_model.traces.schema import (
     TRACES_SCHEMA,
     is_sealed,
     manifest_hash,
+    scorer_of,
     shard_paths,
 )
 from nfcot_model.worlds.problem import Problem, problem_set_hash, read_problems
@@ -96,6 +97,11 @@ class Run:
     def hash(self) -> str:
         """Which run is this? The manifest's content hash, without time and place."""
         return str(self.manifest["hash"])
+
+    @property
+    def scorer(self) -> str:
+        """Whose density gave the likelihoods? "self", "retrofit", or "none" (they are null)."""
+        return scorer_of(self.manifest)
 
     @property
     def settings(self) -> dict[str, Any]:

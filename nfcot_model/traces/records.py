@@ -12,11 +12,18 @@ from torch import Tensor
 from nfcot_model.files import canonical_json
 from nfcot_model.sandbox import Verdict
 from nfcot_model.thoughts import Decoded, Scores, Thoughts
-from nfcot_model.traces.schema import trace_id
+from nfcot_model.traces.schema import NO_SCORER, trace_id
 from nfcot_model.traces.writer import trace_totals
 from nfcot_model.worlds.problem import Problem
 
 __all__ = ["Batch", "Draw", "shard_columns"]
+
+# Columns and tensors that are not there for a reasoner without a density.
+NEEDS_DENSITY = (
+    *("logp", "energy", "logvol"),
+    *("logp_u", "logp_u_K", "logp_e", "flow_logdet", "replay_error"),
+    *("eps", "mu", "log_sigma"),
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,8 @@ def shard_columns(
 
     slots: thoughts per reasoning step; None when all thoughts together stand for all steps.
     `eps` is the drawn noise; `mu` and `log_sigma` are those of the scoring pass over the stored
-    `u`, so the replay error can be recomputed from the file alone.
+    `u`, so the replay error can be recomputed from the file alone. Without a density (`scorer` is
+    "none") these tensors are not there, and the columns that need one are null.
     """
     mask = batch.thoughts.mask.numpy()
     K = mask.sum(1)
@@ -62,24 +70,39 @@ def shard_columns(
         "decode_match": _match_share(thoughts["match"], K),
         **trace_totals(K, thoughts, decoded.logdet.double().numpy()),
     }
-    return traces, thoughts, _tensors(batch, decoded, mask, manifest["activations"])
+    tensors = _tensors(batch, decoded, mask, manifest["activations"])
+    if manifest.get("scorer") == NO_SCORER:
+        for name in NEEDS_DENSITY:
+            tensors.pop(name, None)
+            if name in traces:
+                traces[name] = [None] * len(K)
+            if name in thoughts:
+                thoughts[name] = [None] * len(thoughts[name])
+        thoughts["stop_logp"] = _known(thoughts["stop_logp"])
+    return traces, thoughts, tensors
 
 
 def _thought_columns(
     batch: Batch, decoded: Decoded, slots: int | None, mask: np.ndarray, K: np.ndarray
 ) -> dict[str, Any]:
     columns: dict[str, Any] = {"step": [], "text": [], "reference": [], "match": [], "labels": []}
-    for draw, texts, count in zip(batch.draws, decoded.texts, K, strict=True):
+    for i, (draw, texts, count) in enumerate(zip(batch.draws, decoded.texts, K, strict=True)):
         steps, labels = draw.problem.steps, [canonical_json(x) for x in draw.problem.step_labels]
-        if slots is None:
+        places = [k // (slots or int(count)) for k in range(count)]
+        if decoded.step_of is not None:
+            places = decoded.step_of[i]
+        elif slots is None and decoded.readout:
+            steps, labels = [], []
+        elif slots is None:
             texts, steps, labels = ["\n".join(texts)], ["\n".join(steps)] if steps else [], []
-        for k in range(count):
-            step = k // (slots or int(count))
+        for k, step in enumerate(places):
             reference = steps[step] if step < len(steps) else None
+            text = texts[k if decoded.readout else step]
             columns["step"].append(step)
-            columns["text"].append(texts[step])
+            columns["text"].append(text)
             columns["reference"].append(reference)
-            columns["match"].append(texts[step] == reference if steps else None)
+            comparable = steps and not decoded.readout
+            columns["match"].append(text == reference if comparable else None)
             columns["labels"].append(labels[step] if step < len(labels) else "{}")
     for name in ("logp", "energy", "logvol", "stop_logp"):
         columns[name] = _flat(getattr(batch.scores, name), mask)
@@ -125,7 +148,7 @@ def _tensors(
         "log_sigma": batch.scores.log_sigma,
         "e": decoded.e,
     }
-    arrays = {name: _flat(value, mask) for name, value in tensors.items()}
+    arrays = {name: _flat(value, mask) for name, value in tensors.items() if value.shape[-1]}
     if activations != "none":
         if batch.scores.hidden is None:
             raise ValueError("activations were asked for, but the scores carry no hidden states")
@@ -137,6 +160,10 @@ def _tensors(
 
 def _flat(value: Tensor, mask: np.ndarray) -> np.ndarray:
     return value.detach().float().cpu().numpy()[mask]
+
+
+def _known(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def _match_share(match: Sequence[bool | None], K: np.ndarray) -> list[float | None]:

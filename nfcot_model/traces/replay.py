@@ -7,13 +7,15 @@ stays unseen; only scoring the thoughts with the model again shows that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["REPLAY_TENSORS", "SLACK", "Replay", "disagree", "replay"]
+from nfcot_model.traces.schema import RETROFIT_SCORER
+
+__all__ = ["REPLAY_TENSORS", "SLACK", "Replay", "disagree", "replay", "replay_of"]
 
 Floats = NDArray[np.float64]
 
@@ -46,6 +48,20 @@ def replay(tensors: Mapping[str, NDArray[np.float32]], K: NDArray[np.int64], tau
     error = np.zeros(len(K))
     np.maximum.at(error, np.repeat(np.arange(len(K)), K), np.where(np.isnan(away), np.inf, away))
     return Replay(error, energy)
+
+
+def replay_of(
+    scorer: str, tensor: Callable[[str], NDArray[np.float32]], K: NDArray[np.int64], tau: float
+) -> Replay:
+    """What follows from the tensors of a run with this scorer? `tensor` reads one by name.
+
+    A retrofit flow's eps were never drawn: there is nothing to replay, errors are 0.
+    """
+    if scorer != RETROFIT_SCORER:
+        return replay({name: tensor(name) for name in REPLAY_TENSORS}, K, tau)
+    with np.errstate(over="ignore", invalid="ignore"):
+        energy = 0.5 * np.square(tensor("eps").astype(np.float64)).sum(axis=1)
+    return Replay(np.zeros(len(K)), energy)
 
 
 def disagree(stored: Floats, recomputed: Floats) -> NDArray[np.bool_]:

@@ -23,7 +23,10 @@ __all__ = [
     "CIRCUMSTANCES",
     "FORMAT_VERSION",
     "MANIFEST",
+    "NO_SCORER",
+    "OWN_SCORER",
     "PROBLEMS",
+    "RETROFIT_SCORER",
     "SHARD_SIZE",
     "TENSORS",
     "THOUGHTS_SCHEMA",
@@ -31,6 +34,7 @@ __all__ = [
     "is_sealed",
     "manifest_hash",
     "parquet_bytes",
+    "scorer_of",
     "seal",
     "sealed_manifest",
     "shard_name",
@@ -43,6 +47,9 @@ SHARD_SIZE = 64
 MANIFEST = "run.json"
 PROBLEMS = "problems.jsonl"
 TENSORS = ("u", "eps", "mu", "log_sigma", "e")
+# In a manifest's `scorer`: thoughts without a density, and scored by a flow that was fitted later.
+# No such field: the reasoner's own density.
+OWN_SCORER, NO_SCORER, RETROFIT_SCORER = "self", "none", "retrofit"
 ROW_GROUP_ROWS = 20_000
 
 LOW_CARDINALITY = {
@@ -122,6 +129,11 @@ def shard_paths(run: Path, shard: str) -> tuple[Path, Path, Path]:
         run / "thoughts" / f"{shard}.parquet",
         run / "traces" / f"{shard}.parquet",
     )
+
+
+def scorer_of(manifest: Mapping[str, Any]) -> str:
+    """Whose density gave a run's likelihoods? "self", "retrofit", or "none" (they are null)."""
+    return str(manifest.get("scorer", OWN_SCORER))
 
 
 def manifest_hash(manifest: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from nfcot_model import __version__
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import Reasoner
+from nfcot_model.traces.schema import NO_SCORER
 from nfcot_model.worlds.problem import Problem, problem_set_hash
 
 __all__ = ["ACTIVATIONS", "Settings", "check_problems", "new_manifest"]
@@ -72,17 +73,19 @@ def new_manifest(
 ) -> dict[str, Any]:
     """The manifest of a new run, but for what `open_run` adds.
 
-    Raises UserError for a reasoner that cannot score or decode its thoughts.
+    A reasoner that draws nothing is recorded at tau 0, whatever was asked; one without a density
+    as `scorer` "none". Raises UserError for a reasoner that cannot read its thoughts as text.
     """
-    if not (reasoner.has_likelihood and reasoner.has_decoder):
-        raise UserError(f"reasoner '{reasoner.name}' has no likelihood or decoder to record")
-    return {
+    if not reasoner.has_decoder:
+        raise UserError(f"reasoner '{reasoner.name}' has no decoder to record")
+    scorer = {} if reasoner.has_likelihood else {"scorer": NO_SCORER}
+    return scorer | {
         "reasoner": reasoner.name,
         "checkpoint_hash": reasoner.checkpoint_hash,
         "model_path": str(model_path),
         "config": reasoner.config,
         "decode": {
-            "tau": abs(float(settings.tau)),  # -0.0 is 0
+            "tau": abs(float(settings.tau)) if reasoner.draws else 0.0,  # -0.0 is 0
             "temperature": abs(float(settings.temperature)),
             "samples": settings.samples,
             "seed": settings.seed,

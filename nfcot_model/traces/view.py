@@ -60,10 +60,10 @@ def run_facts(run: Run) -> dict[str, object]:
         facts |= {
             "correct": float(traces["correct"].mean()),
             "decode_match": _number(traces["decode_match"].mean()),
-            "energy_per_dimension": _number(run.thoughts["energy"].mean() / run.D),
-            "logp_u": float(traces["logp_u"].mean()),
+            "energy_per_dimension": _number(run.thoughts["energy"].mean() / max(run.D, 1)),
+            "logp_u": _number(traces["logp_u"].mean()),
             "stopped": float(traces["stopped"].mean()),
-            "replay_error_max": float(traces["replay_error"].max()),
+            "replay_error_max": _number(traces["replay_error"].max()),
         }
     return facts
 
@@ -89,8 +89,8 @@ def run_view(run: Run) -> RenderableType:
             _safe(row["trace_id"]),
             _safe(row["problem_id"]),
             str(row["K"]),
-            f"{row['logp_u']:.2f}",
-            f"{row['energy']:.2f}",
+            _decimal(row["logp_u"]),
+            _decimal(row["energy"]),
             _verdict(row["verdict"]),
             _safe(row["answer"]),
         )
@@ -114,10 +114,7 @@ def trace_view(run: Run, trace_id: str) -> RenderableType:
             str(row["k"]),
             _safe(row["text"]),
             _safe(str(_plain(row["reference"]) or "–")),
-            f"{row['logp']:.2f}",
-            f"{row['energy']:.2f}",
-            f"{row['logvol']:.2f}",
-            f"{row['stop_logp']:.2f}",
+            *(_decimal(row[name]) for name in ("logp", "energy", "logvol", "stop_logp")),
             style=style,
         )
     end = Table(show_header=False, box=None)
@@ -140,7 +137,13 @@ def _verdict(status: object) -> str:
     return f"[{'green' if status == 'passed' else 'red'}]{_safe(str(status))}[/]"
 
 
+def _decimal(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.2f}"
+
+
 def _shown(value: object) -> str:
+    if value is None or value != value:
+        return "–"
     if isinstance(value, float):
         return f"{value:.4g}"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

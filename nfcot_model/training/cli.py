@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,10 @@ app = typer.Typer(help="Train a latent reasoner, stage by stage.", no_args_is_he
 Out = Annotated[Path, typer.Option("-o", "--out", help="folder of this training")]
 Preset = Annotated[str | None, typer.Option(help="demo or tiny")]
 Config = Annotated[Path | None, typer.Option(help="YAML file; see docs/training.md")]
-Reasoner = Annotated[str | None, typer.Option(help="nfcot, or the controls text and direct")]
+Reasoner = Annotated[
+    str | None,
+    typer.Option(help="nfcot, regressed, text, direct, pause, coconut, codi or looped"),
+]
 Backbone = Annotated[
     Path | None, typer.Option(help="local Hugging Face folder to start from, with tokenizer")
 ]
@@ -81,10 +84,48 @@ def _train(
         console.print(f"model → {model}")
 
 
+@app.command("import")
+def import_published(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="ouro, coconut or codi")],
+    source: Annotated[Path, typer.Argument(help="Ouro or CODI folder, Coconut checkpoint file")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder of the new checkpoint")],
+    backbone: Annotated[
+        Path | None, typer.Option(help="folder of the base model (coconut, codi)")
+    ] = None,
+    thoughts: Annotated[int, typer.Option(min=1, help="K (coconut, codi)")] = 6,
+    lora_alpha: Annotated[float, typer.Option(help="alpha of CODI's LoRA")] = 32.0,
+) -> None:
+    """Make a checkpoint of ours from published weights on this machine.
+
+    Example: nfcot train import codi codi-gpt2 --backbone gpt2 -o models/codi
+    """
+    from nfcot_model.errors import UserError
+    from nfcot_model.reasoners.published import load_coconut, load_codi, load_ouro
+    from nfcot_model.terminal import console
+    from nfcot_model.training.stages import publish
+
+    if kind not in ("ouro", "coconut", "codi"):
+        raise UserError(f"kind '{kind}': expected ouro, coconut or codi")
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another -o")
+    if kind == "ouro":
+        reasoner: Any = load_ouro(source)
+    elif backbone is None:
+        raise UserError(f"{kind}: give the folder of its base model as --backbone")
+    elif kind == "coconut":
+        reasoner = load_coconut(source, backbone, thoughts=thoughts)
+    else:
+        reasoner = load_codi(source, backbone, thoughts=thoughts, lora_alpha=lora_alpha)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    publish(reasoner, out)
+    console.print(f"model → {out}", markup=False)
+
+
 for _name, _stages in (
     ("codec", ["codec"]),
     ("warmup", ["warmup"]),
     ("joint", ["joint"]),
-    ("all", ["codec", "warmup", "joint"]),
+    ("gate", ["gate"]),
+    ("all", ["codec", "warmup", "joint", "gate"]),
 ):
     app.command(_name)(_command(_name, _stages))

@@ -21,14 +21,57 @@ from nfcot_model.errors import UserError
 from nfcot_model.faults import first_fault
 from nfcot_model.worlds import WORLDS
 
-__all__ = ["STAGES", "DataConfig", "ModelConfig", "StageConfig", "TrainConfig", "load_config"]
+__all__ = [
+    "STAGES",
+    "WITH_CODEC",
+    "BaselineSettings",
+    "DataConfig",
+    "ModelConfig",
+    "StageConfig",
+    "TrainConfig",
+    "load_config",
+    "stages_of",
+]
 
+Reasoner = Literal["nfcot", "regressed", "text", "direct", "pause", "coconut", "codi", "looped"]
 PRESETS = Path(__file__).parent / "presets"
-STAGES = ("codec", "warmup", "joint")
+STAGES = ("codec", "warmup", "joint", "gate")
+WITH_CODEC = ("nfcot", "regressed")
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class BaselineSettings(_Section):
+    """What reasoners without a flow need to know; docs/reasoners.md has the recipes.
+
+    `thoughts`: K of pause and codi. Coconut: `per_step` thoughts replace a step, in `stages`
+    stages; `cot_share` of the steps first train on the whole text, `last_share` at the end without
+    any. CODI: `projector` is its MLP's inner width, `distill` the weight of the distillation loss,
+    `drop_last_step` leaves the last step out of the teacher's reasoning. Looped: at most `loops`,
+    `entropy` the weight of the exit distribution's entropy, `exit_threshold` the probability of
+    having left at which a trained model stops.
+    """
+
+    thoughts: int = Field(default=6, ge=1)
+    per_step: int = Field(default=1, ge=1)
+    stages: int = Field(default=6, ge=1)
+    cot_share: float = Field(default=0.3, ge=0, lt=1)
+    last_share: float = Field(default=0.3, gt=0, lt=1)
+    projector: int = Field(default=256, ge=1)
+    distill: float = Field(default=1.0, ge=0)
+    drop_last_step: bool = True
+    loops: int = Field(default=4, ge=2)
+    entropy: float = Field(default=0.1, ge=0)
+    exit_threshold: float = Field(default=0.9, gt=0, le=1)
+    max_reasoning_tokens: int = Field(default=160, ge=1)
+
+    @model_validator(mode="after")
+    def _shares_leave_room(self) -> BaselineSettings:
+        if self.cot_share + self.last_share > 1:
+            raise ValueError("cot_share and last_share together are more than 1")
+        return self
 
 
 class ModelConfig(_Section):
@@ -38,6 +81,7 @@ class ModelConfig(_Section):
     D: int = Field(default=16, ge=1)
     codec: CodecConfig = CodecConfig()
     flow: FlowConfig = FlowConfig()
+    baseline: BaselineSettings = BaselineSettings()
     max_thoughts: int = Field(default=16, ge=1)
     max_answer_tokens: int = Field(default=40, ge=1)
     vocab_size: int = Field(default=640, ge=300)
@@ -90,17 +134,26 @@ class StageConfig(_Section):
 
 
 class TrainConfig(_Section):
-    """A whole training. `reasoner` "text" and "direct" are the controls without thoughts."""
+    """A whole training of a `reasoner`, in the stages that its kind has (`stages_of`)."""
 
     model: ModelConfig
     data: DataConfig = Field(default_factory=DataConfig)
     codec: StageConfig
     warmup: StageConfig
     joint: StageConfig
-    reasoner: Literal["nfcot", "text", "direct"] = "nfcot"
+    gate: StageConfig = StageConfig(steps=0)
+    reasoner: Reasoner = "nfcot"
     seed: int = Field(default=0, ge=0, lt=2**63)
     save_minutes: float = Field(default=3.0, ge=0)
     mixed_precision: Literal["no", "bf16"] = "no"
+
+
+def stages_of(config: TrainConfig) -> list[str]:
+    """The stages of this training that do anything, in order."""
+    names: dict[str, tuple[str, ...]] = {kind: ("codec", "warmup", "joint") for kind in WITH_CODEC}
+    kinds = names | {"looped": ("joint", "gate")}
+    asked = kinds.get(config.reasoner, ("joint",))
+    return [name for name in asked if getattr(config, name).steps > 0]
 
 
 def load_config(

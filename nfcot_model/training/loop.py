@@ -77,12 +77,14 @@ def run_stage(
     save_minutes: float,
     validate: Callable[[], dict[str, float]],
     report: Callable[[Progress], None] | None = None,
+    part_of_stage: Callable[[int], int] = lambda step: 0,
 ) -> dict[str, float]:
     """Train `module` for `stage.steps` steps and return its last validation figures.
 
     `loss_of(module, step, part)` gives the named losses of one micro-batch, with the total under
     "loss". State is saved every `save_minutes` and the metrics go to `metrics.jsonl`; calling
-    again after any interruption continues with the same loss curve.
+    again after any interruption continues with the same loss curve. Where `part_of_stage(step)`
+    changes, the optimizer forgets its moments.
     """
     optimizer = make_optimizer(module, stage)
     guard = Guard()
@@ -98,6 +100,8 @@ def run_stage(
     module.train()
     for step in range(first, stage.steps):
         set_rate(optimizer, stage, step)
+        if step and part_of_stage(step) != part_of_stage(step - 1):
+            optimizer.state.clear()
         torch.manual_seed(hash((seed, step, accelerator.process_index)) % 2**31)
         losses = _step(module, optimizer, loss_of, stage, accelerator, guard, step)
         last = step + 1 == stage.steps

@@ -112,5 +112,8 @@ def shards_of(run: Run) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _made_from(run: Run, target: ActivationSet, shard: str, part: pd.DataFrame) -> str:
-    noise = hashlib.sha256(np.ascontiguousarray(run.shard_tensor("eps", shard)).data).hexdigest()
+    noise = None
+    if "eps" in run.tensor_names:
+        drawn = np.ascontiguousarray(run.shard_tensor("eps", shard))
+        noise = hashlib.sha256(drawn.data).hexdigest()
     return content_hash([target.folder.name, thoughts_hash(part), part["prompt"].tolist(), noise])

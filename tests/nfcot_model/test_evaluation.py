@@ -12,15 +12,14 @@ from scipy.stats import binomtest
 from typer.testing import CliRunner
 
 from nfcot_model.errors import UserError
-from nfcot_model.evaluation.cells import evaluate_cell, evaluate_explicit, evaluate_oracle
-from nfcot_model.evaluation.explicit import write_explicitly
+from nfcot_model.evaluation.cells import evaluate_cell, evaluate_control, evaluate_oracle
 from nfcot_model.evaluation.intervals import pass_at_k, share, wilson
 from nfcot_model.evaluation.swaps import _donors, evaluate_swaps, pooled
-from nfcot_model.reasoners import load_reasoner
+from nfcot_model.reasoners import load_nfcot, load_reasoner
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.worlds import Case, Check, make_world, write_problems
 from nfcot_model.worlds.generate import read_steps
-from tests.tiny import tiny_reasoner
+from tests.tiny import tiny_baseline, tiny_reasoner
 
 
 def test_wilson_interval_of_a_known_case() -> None:
@@ -139,8 +138,8 @@ def test_cells_of_an_untrained_model_are_complete_and_wrong() -> None:
     with Sandbox() as sandbox:
         cell = evaluate_cell(tiny_reasoner(), problems, sandbox, steps="2-3", tau=0.7, samples=2)
         oracle = evaluate_oracle(tiny_reasoner(), problems, sandbox, steps="2-3")
-        direct = evaluate_explicit(tiny_reasoner(reasoner="direct"), problems, sandbox, steps="2-3")
-        text = evaluate_explicit(tiny_reasoner(reasoner="text"), problems, sandbox, steps="2-3")
+        direct = evaluate_control(tiny_baseline("direct"), problems, sandbox, steps="2-3")
+        text = evaluate_control(tiny_baseline("text"), problems, sandbox, steps="2-3")
     for figures in (cell, oracle, direct, text):
         assert figures.n == 30
         assert figures.pass_at_1 == 0.0
@@ -214,13 +213,14 @@ def test_the_shipped_controls_are_what_they_say() -> None:
     problems = make_world("digits", "test", 9, 12, (4, 4))
     prompts = [problem.prompt for problem in problems]
     text = load_reasoner("demo-text", kinds=("text",))
-    written = write_explicitly(text, prompts)
-    assert [w.steps for w in written] == [problem.steps for problem in problems]
-    assert [w.answer for w in written] == [problem.answer for problem in problems]
+    thoughts = text.think(prompts, tau=0.0, noise_seeds=[])
+    assert text.decode(thoughts).texts == [problem.steps for problem in problems]
+    assert text.answer(prompts, thoughts) == [problem.answer for problem in problems]
     direct = load_reasoner("demo-direct", kinds=("direct",))
-    guessed = write_explicitly(direct, prompts)
-    assert all(w.positions == 0 and not w.steps for w in guessed)
-    right = [w.answer == problem.answer for w, problem in zip(guessed, problems, strict=True)]
+    nothing = direct.think(prompts, tau=0.0, noise_seeds=[])
+    assert nothing.K.tolist() == [0] * 12
+    guessed = direct.answer(prompts, nothing)
+    right = [answer == problem.answer for answer, problem in zip(guessed, problems, strict=True)]
     assert 0 < sum(right) < len(right)
     with pytest.raises(UserError, match="reasons as 'text'"):
-        load_reasoner("demo-text")
+        load_nfcot("demo-text")

@@ -12,8 +12,9 @@ from streamlit.testing.v1 import AppTest
 import viz_app
 from analyses.audit import audit_run
 from analyses.report import write_audit
-from nfcot_model.traces import Run, read_run
+from nfcot_model.traces import Run, collect, read_run
 from tests.synthetic_run import edit_thought, synthetic_run
+from tests.tiny import digits, tiny_baseline
 from viz_app.server import RUNS_DIR_VARIABLE
 
 APP = Path(viz_app.__file__).parent / "app.py"
@@ -467,3 +468,18 @@ def test_each_unknown_name_in_an_address_is_reported(page: str, address: dict, o
     assert not at.exception
     name, value = list(address.items())[-1]
     assert any(f"{name} {value!r}" in warning.value for warning in at.warning)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_run_without_a_density_opens_and_says_what_is_missing(
+    page: str, open_page, tmp_path: Path
+) -> None:
+    for kind in ("coconut", "direct"):
+        collect(tiny_baseline(kind), digits(4), tmp_path / kind)
+    for kind in ("coconut", "direct"):
+        at = open_page(page, tmp_path, run=kind, space="eps", colour="energy")
+        assert not at.exception
+        if page == "trace":
+            assert f"{kind} thoughts have no density" in text_of(at)
+    if page == "runs":
+        assert at.dataframe[0].value["logp_per_dim"].isna().all()

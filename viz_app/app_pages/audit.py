@@ -9,8 +9,9 @@ from typing import Any
 import streamlit as st
 
 from analyses.audit import BAND_LEVEL, REPLAY_TOLERANCE
-from analyses.report import CANNOT_SEE, NEGATIVE_STATEMENT
+from analyses.report import NEGATIVE_STATEMENT, cannot_see
 from nfcot_model.errors import UserError
+from nfcot_model.traces.schema import OWN_SCORER
 from viz_app.address import kept, kept_menu, remember, warn_unknown
 from viz_app.audits import Audit, audit_paths, flag_table
 from viz_app.bands import MEASURES
@@ -202,11 +203,11 @@ def about_run(paths: dict[str, Path], run: str | None) -> list[str]:
     return found
 
 
-def blind_spots() -> None:
+def blind_spots(scorer: str = OWN_SCORER) -> None:
     """What the reader must not conclude."""
     with st.container(border=True):
         st.markdown("##### What an audit cannot see")
-        st.markdown(CANNOT_SEE)
+        st.markdown(cannot_see(scorer))
         st.markdown(f"**{NEGATIVE_STATEMENT}**")
 
 
@@ -298,4 +299,4 @@ if not flags.empty:
         chosen = st.selectbox("Flag", ids, key="flag", bind="query-params", width=420)
         show_flag(audit, chosen if chosen in ids else ids[0])
 
-blind_spots()
+blind_spots(audit.summary["scorer"])

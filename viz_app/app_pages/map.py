@@ -23,7 +23,8 @@ SPACES = {
     "mu": "predicted means mu",
 }
 SPACES_HELP = "Which vector of a thought is drawn: " + ", ".join(SPACES.values()) + "."
-MEASURES = ["k", "logp", "energy", "logvol", "match", "correct", "verdict", "K"]
+DENSITY_MEASURES = ("logp", "energy", "logvol")
+MEASURES = ["k", *DENSITY_MEASURES, "match", "correct", "verdict", "K"]
 
 
 def open_point(run: Run) -> None:
@@ -42,13 +43,19 @@ if run.thoughts.empty:
     st.info("This run holds no thoughts yet.", icon=":material/hourglass_empty:")
     st.stop()
 
-warn_unknown("space", SPACES, "u is shown instead")
-space = bar[1].selectbox("Space", list(SPACES), key="space", bind="query-params", help=SPACES_HELP)
+spaces = [name for name in SPACES if name in run.tensor_names]
+if st.session_state.get("space", "u") not in spaces:
+    st.session_state["space"] = "u"
+warn_unknown("space", spaces, "u is shown instead")
+space = bar[1].selectbox("Space", spaces, key="space", bind="query-params", help=SPACES_HELP)
+measures = [name for name in MEASURES if run.scorer != "none" or name not in DENSITY_MEASURES]
 labels = [name for name in label_names(run.path) if name not in MEASURES]
-warn_unknown("colour", [*MEASURES, *labels], "k is shown instead")
+if st.session_state.get("colour", "k") not in [*measures, *labels]:
+    st.session_state["colour"] = "k"
+warn_unknown("colour", [*measures, *labels], "k is shown instead")
 colour = bar[2].selectbox(
     "Colour by",
-    [*MEASURES, *labels],
+    [*measures, *labels],
     key="colour",
     bind="query-params",
     help="A measure of the thought, the verdict of its trace, or a ground-truth label.",

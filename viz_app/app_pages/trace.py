@@ -34,6 +34,11 @@ def given(value: Any) -> bool:
     return bool(pd.notna(value) and value)
 
 
+def nats(value: float) -> str:
+    """A log-likelihood in words; a retrofit flow knows only that of u."""
+    return "–" if pd.isna(value) else f"{value:.2f} nats"
+
+
 def step_to(step: int) -> None:
     """Go to the next or previous trace of the chosen subset."""
     st.session_state["trace"] = neighbour(ids, st.session_state.get("trace"), step)
@@ -122,9 +127,17 @@ st.dataframe(
     alt="Per thought: decoded text, reference step, match, log-likelihood, energy, log-volume.",
 )
 st.caption(
-    "Decoded text is the codec's reading of a thought, not evidence that the model uses it. "
+    "Decoded text is one reading of a thought, not evidence that the model uses it. "
     "Likelihoods are the model's opinion of its own samples: they say nothing about intent."
 )
+
+if run.scorer == "none":
+    st.info(
+        f"{run.manifest['reasoner']} thoughts have no density, so there is no likelihood, energy "
+        "or replay check to show. A retrofit flow can score them: nfcot run retrofit.",
+        icon=":material/info:",
+    )
+    st.stop()
 
 head, choose_measure, choose_reference = st.columns([2, 1.4, 1.4], vertical_alignment="bottom")
 head.markdown("##### Likelihood profile")
@@ -172,11 +185,9 @@ if len(usual):
     )
 
 totals = st.columns(5)
-totals[0].metric("log p(u | prompt)", f"{trace['logp_u']:.2f} nats")
-totals[1].metric(
-    "with stop decisions", f"{trace['logp_u_K']:.2f} nats", help="log p(u, K | prompt)"
-)
-totals[2].metric("log p(e | prompt)", f"{trace['logp_e']:.2f} nats")
+totals[0].metric("log p(u | prompt)", nats(trace["logp_u"]))
+totals[1].metric("with stop decisions", nats(trace["logp_u_K"]), help="log p(u, K | prompt)")
+totals[2].metric("log p(e | prompt)", nats(trace["logp_e"]))
 totals[3].metric("energy, sum", f"{trace['energy']:.2f}")
 totals[4].metric(
     "replay error",

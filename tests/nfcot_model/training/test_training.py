@@ -99,15 +99,6 @@ def test_the_stages_learn_and_freeze_what_they_should(tmp_path) -> None:
     assert moved("warmup", "joint") == {"backbone", "flow", "nf_head", "projection"}
 
 
-def test_controls_train_on_text_and_on_answers_alone(tmp_path) -> None:
-    for kind in ("text", "direct"):
-        config = small().model_copy(update={"reasoner": kind})
-        train(config, ["joint"], tmp_path / kind)
-        assert load_reasoner(tmp_path / kind / "joint" / "model", kinds=(kind,))
-        with pytest.raises(UserError, match="have no thoughts"):
-            load_reasoner(tmp_path / kind / "joint" / "model")
-
-
 def test_a_backbone_with_tied_embeddings_trains_and_resumes(tmp_path) -> None:
     tiny = small(codec=4, warmup=2, joint=6)
     backbone = {**tiny.model.backbone, "tie_word_embeddings": True}
@@ -201,18 +192,15 @@ def test_a_step_is_a_function_of_its_number_and_never_of_a_held_out_pipeline() -
 def test_targets_are_the_answer_after_the_thoughts() -> None:
     reasoner = tiny_reasoner()
     problems = make_world("digits", "train", 0, 3, steps=(1, 4))
-    for kind in ("nfcot", "text", "direct"):
-        layout, e = joint_batch(reasoner, problems, kind)
-        assert (e is None) == (kind != "nfcot")
-        for i, problem in enumerate(problems):
-            columns = (layout.targets[i] >= 0).nonzero()[:, 0]
-            predicted = layout.targets[i][columns]
-            assert reasoner.tokenizer.decode(predicted[-1:]) == "<eos>"
-            text = reasoner.tokenizer.decode(predicted, skip_special_tokens=True)
-            explicit = "\n".join(problem.steps) if kind == "text" else ""
-            assert text == explicit + (problem.answer or "")
-            following = layout.input_ids[i][columns[:-1] + 1]
-            assert following.tolist() == predicted[:-1].tolist()
+    layout, _ = joint_batch(reasoner, problems)
+    for i, problem in enumerate(problems):
+        columns = (layout.targets[i] >= 0).nonzero()[:, 0]
+        predicted = layout.targets[i][columns]
+        assert reasoner.tokenizer.decode(predicted[-1:]) == "<eos>"
+        text = reasoner.tokenizer.decode(predicted, skip_special_tokens=True)
+        assert text == problem.answer
+        following = layout.input_ids[i][columns[:-1] + 1]
+        assert following.tolist() == predicted[:-1].tolist()
 
 
 def test_the_guard_skips_blow_ups_and_gives_up_when_they_persist() -> None:
@@ -231,7 +219,7 @@ def test_the_guard_skips_blow_ups_and_gives_up_when_they_persist() -> None:
     [
         ({"joint": {"steps": -1}}, "joint.steps': expected greater than or equal to 0, found -1"),
         ({"joint": {"steps": 5, "lrr": 1}}, "joint.lrr': is not known; expected one of steps, "),
-        ({"reasoner": "magic"}, "reasoner': expected 'nfcot', 'text' or 'direct', found 'magic'"),
+        ({"reasoner": "magic"}, "reasoner': expected 'nfcot', 'regressed', 'text', 'direct', "),
         ({"model": {"D": 4}}, "model.backbone': is missing"),
         ({"model": {"backbone": 3}}, "model.backbone': expected a mapping or text, found 3"),
         ({"model": {"backbone": "x", "flow": {"order": "nope"}}}, "model.flow.order': expected"),

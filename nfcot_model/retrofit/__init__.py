@@ -1,0 +1,1 @@
+"""A density for thoughts that have none: a conditional flow fitted on recorded runs."""
