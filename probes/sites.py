@@ -30,6 +30,7 @@ __all__ = [
     "real_site",
     "site_rows",
     "step_rows",
+    "stored_layers",
     "sweep_sites",
 ]
 
@@ -164,10 +165,10 @@ def _longest(run: Run) -> int:
 
 def _sources(run: Run) -> list[str]:
     spaces = [space for space in SPACES if space in run.tensor_names]
-    return [*spaces, *(f"h@{layer}" for layer in _layers(run)), *run.activations()]
+    return [*spaces, *(f"h@{layer}" for layer in stored_layers(run)), *run.activations()]
 
 
-def _layers(run: Run) -> list[int]:
+def stored_layers(run: Run) -> list[int]:
     """Which layers of `h` does the run have, by their numbers in the model?
 
     Every layer, the embeddings first, or with `--activations thoughts` the last one, whose number
@@ -197,7 +198,7 @@ def real_site(run: Run, site: Site) -> Site:
                 f" {available_sites(run)}"
             )
         return site
-    layers = _layers(run)
+    layers = stored_layers(run)
     layer = site.layer + len(layers) if site.layer < 0 and layers != [-1] else site.layer
     if layer not in layers:
         hint = "" if layers else " (trace with --activations all)"
@@ -280,7 +281,7 @@ def sweep_sites(
     if places is None:
         places = [str(k) for k in range(_longest(run))]
     sources = _sources(run) if spaces is None else spaces
-    layers = [f"h@{layer}" for layer in _layers(run)] or ["h@-1"]  # the last: refused below
+    layers = [f"h@{layer}" for layer in stored_layers(run)] or ["h@-1"]  # the last: refused below
     sources = [s for source in sources for s in (layers if source == "h" else [source])]
     found: dict[Site, None] = {}
     for source in sources:

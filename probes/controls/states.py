@@ -29,6 +29,7 @@ from nfcot_model.traces.activations import ActivationSet
 from nfcot_model.traces.model_of import model_of, refuse_other_model
 from probes.controls.cache import Make, control_set, fill, missing_shards, read_rows
 from probes.controls.untrained import SEED, array_names, think_alike, untrained
+from probes.sites import stored_layers
 
 __all__ = ["PROMPT", "ControlStates", "control_states", "prompt_states", "read_control"]
 
@@ -139,7 +140,7 @@ class _Stored:
 
 
 def _stored(run: Run) -> tuple[_Stored, _Stored]:
-    layers = len(_layers(run))
+    layers = len(stored_layers(run))
     names = UNTRAINED if layers else UNTRAINED[:-1]
     return (
         _Stored(
@@ -158,7 +159,7 @@ def _stored(run: Run) -> tuple[_Stored, _Stored]:
 
 
 def _prompt_maker(run: Run, reasoner: NFCoTReasoner) -> Make:
-    layers = len(_layers(run))
+    layers = len(stored_layers(run))
     return lambda shard, part: prompt_states(reasoner, part["prompt"].tolist(), layers)
 
 
@@ -169,7 +170,7 @@ def _untrained_maker(run: Run, reasoner: NFCoTReasoner) -> Make:
         part["prompt"].tolist(),
         part["K"].tolist(),
         run.shard_tensor("eps", shard),
-        len(_layers(run)),
+        len(stored_layers(run)),
     )
 
 
@@ -185,17 +186,10 @@ def _model(run: Run) -> NFCoTReasoner:
 def _never(run: Run) -> dict[str, str]:
     """Untrained counterparts of the run's sites that there are none of."""
     reasons = {"untrained_eps": "the noise is the run's own, whatever the model"}
-    if not _layers(run):
+    if not stored_layers(run):
         reasons |= dict.fromkeys(LAYERED, f"{run.path}: holds no h (trace with --activations all)")
     hooks = {f"untrained_{hook}": "captured hooks are not computed" for hook in run.activations()}
     return reasons | hooks
-
-
-def _layers(run: Run) -> list[int]:
-    """The numbers of the run's layers of h, in their order there."""
-    if "h" not in run.tensor_names:
-        return []
-    return [-1] if run.manifest["activations"] == "thoughts" else [*range(run.row_shape("h")[0])]
 
 
 def _array(run: Run, name: str, layer: int | None) -> str:
@@ -207,7 +201,7 @@ def _array(run: Run, name: str, layer: int | None) -> str:
         if layer is not None:
             raise UserError(f"control {name}: has no layers, but layer {layer} was asked for")
         return name.removeprefix("untrained_")
-    layers, stem = _layers(run), name.removeprefix("untrained_")
+    layers, stem = stored_layers(run), name.removeprefix("untrained_")
     if layer in layers:
         return f"{stem}.{layers.index(layer)}"
     if layer is not None and -len(layers) <= layer < 0:
