@@ -41,7 +41,8 @@ def fit_logistic(
 
     y: [B, n] class indices below `classes`; C: [B], the strength of scikit-learn's
     LogisticRegression, whose objective and stopping rule these are: the largest gradient of the
-    mean loss is below `tolerance` (None: 1e-4 in single precision, as there, and 1e-7 in double).
+    mean loss, per standard deviation of a direction, is below `tolerance` (None: 1e-4 in single
+    precision, as there, and 1e-7 in double).
     The intercept is not penalised. Two classes have one output, more have one each. A class without
     a row gets a very low intercept rather than none. `start`: fits of similar rows, as weights on
     standardised features [D, B, C] and intercepts [B, C] (`Linear.on_features`).
@@ -91,6 +92,11 @@ class _Loss:
         if self.classes > 2:
             beta[-1] -= beta[-1].mean(-1, keepdim=True)
         return beta
+
+    def unit(self) -> Tensor:
+        """How large is a gradient of one? [r + 1]: larger where a direction joins many features."""
+        variance = torch.cat([self.design.variance, self.design.variance.new_ones(1)])
+        return variance.clamp(min=1.0).sqrt()
 
     def curvature(self, flat: Tensor) -> Tensor:
         """The diagonal of the Hessian where all weights are zero, [r + 1, B, C].
@@ -151,10 +157,11 @@ def _minimise(loss: _Loss, beta: Tensor, tolerance: float, max_iterations: int) 
     inverse = 1 / loss.curvature(torch.zeros_like(value))
     within_reach = value - 0.5 * _dot(gradient, inverse * gradient)
     inverse = 1 / loss.curvature(within_reach < STRONG * loss.entropy())
+    unit = loss.unit()[:, None]
     steps: list[Tensor] = []
     changes: list[Tensor] = []
     for _ in range(max_iterations):
-        open_ = gradient.abs().amax((0, 2)) > tolerance
+        open_ = (gradient.abs().amax(2) / unit).amax(0) > tolerance
         if int(open_.sum()) <= 0.75 * len(rows):
             final[:, rows] = beta
             if not bool(open_.any()):
