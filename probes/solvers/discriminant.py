@@ -17,6 +17,10 @@ from probes.solvers.linear import Linear
 __all__ = ["fit_discriminant", "ledoit_wolf_shrinkage"]
 
 
+# Elements of the largest intermediate (rows x labellings x classes).
+MOST_ELEMENTS = 3_000_000
+
+
 def fit_discriminant(design: Design, y: Tensor, classes: int, shrinkage: float | None) -> Linear:
     """Which linear logits separate Gaussian classes, for B labellings y [B, n]?
 
@@ -24,6 +28,11 @@ def fit_discriminant(design: Design, y: Tensor, classes: int, shrinkage: float |
     standardised features, with s given or the Ledoit-Wolf amount of the class-centred rows. A class
     without a row gets a very low intercept rather than none.
     """
+    most = max(1, MOST_ELEMENTS // max(1, y.shape[1] * classes))
+    return Linear.joined([_fitted(design, some, classes, shrinkage) for some in y.split(most)])
+
+
+def _fitted(design: Design, y: Tensor, classes: int, shrinkage: float | None) -> Linear:
     U, n = design.U, len(design.U)
     target = U.new_zeros(*y.shape, classes).scatter_(-1, y[..., None], 1.0)  # [B, n, C]
     counts = target.sum(1)
