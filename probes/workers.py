@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
@@ -70,6 +71,8 @@ def _side_by_side(makers: list[Callable[[], Job]], workers: int) -> Iterator[tup
     if alone or _size(first) * (1 + len(makers)) < WORTH_PROCESSES:
         yield from ((job.name, done(job)) for job in jobs)
         return
+    # joblib renews a worker whose memory has grown and says so; nothing is lost by it
+    warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
     parallel = Parallel(workers, return_as="generator", pre_dispatch=workers, max_nbytes=None)
     yield from parallel(delayed(_named)(job) for job in jobs)
 
