@@ -6,8 +6,8 @@ Writes a run of that many traces of 8 thoughts, 5 layers of 256 and D = 16 into 
 (about 2.3 GB at 50,000 traces, removed afterwards), then reads it in a fresh process as a sweep
 does: each space once, then a population at every thought and at the pooled places. `peak_gib` is
 that process's largest resident size, tables and imports included. With `--sweep` it also sweeps
-two layers at every thought (LDA with 99 permutations, two processes), and `peak_gib` is that of the
-process with twice that of the largest of its workers: an upper bound of what they hold together.
+two layers at every thought (LDA with 99 permutations, two workers) and looks four times a second at
+what the process and its workers hold together (proportional set size: what they share counts once).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from time import perf_counter
 
@@ -152,10 +153,29 @@ def read_all(path: Path) -> dict[str, object]:
     }
 
 
+def watch(held: list[int], over: threading.Event) -> None:
+    """Note what this process and its children hold together, in KiB, until it is over."""
+    while not over.wait(0.25):
+        children = Path("/proc/self/task").glob("*/children")
+        pids = ["self", *" ".join(child.read_text() for child in children).split()]
+        total = 0
+        for pid in pids:
+            try:
+                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            except OSError:  # it has just ended
+                continue
+            total += int(rollup.split("\nPss:")[1].split()[0])
+        held.append(total)
+
+
 def sweep_two_layers(path: Path) -> dict[str, object]:
     """A sweep of two spaces, so that the first has to be let go; what did that take?"""
     start = perf_counter()
     torch.set_num_threads(2)
+    held: list[int] = []
+    over = threading.Event()
+    watcher = threading.Thread(target=watch, args=(held, over))
+    watcher.start()
     options = Options(controls=False, permutations=99)
     found = sweep(
         read_run(path),
@@ -163,16 +183,12 @@ def sweep_two_layers(path: Path) -> dict[str, object]:
         Plan(sites=("h@1", "h@2"), estimators=("lda",), options=options),
         Units,
     )
-    own, worker = (
-        resource.getrusage(who).ru_maxrss / 2**20
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    over.set()
+    watcher.join()
     return {
         "cells": len(found.cells),
         "seconds_sweep": round(perf_counter() - start, 1),
-        "peak_gib": round(own + 2 * worker, 2),
-        "peak_own_gib": round(own, 2),
-        "peak_worker_gib": round(worker, 2),
+        "peak_gib": round(max(held) / 2**20, 2),
     }
 
 
