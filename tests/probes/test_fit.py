@@ -16,7 +16,7 @@ from nfcot_model.errors import UserError
 from nfcot_model.files import canonical_json
 from nfcot_model.traces import Run
 from probes.apply import apply_probe
-from probes.artifact import Probe, _hash, read_probe, save_probe
+from probes.artifact import Probe, _hash, read_probe, save_probe, split_of
 from probes.controls.compare import Control
 from probes.features import read_site
 from probes.fit import Options, ProbeResult, fit_probe
@@ -330,3 +330,15 @@ def test_a_folder_keeps_its_first_probe(result: ProbeResult, tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"holds no probe"):
         save_probe(result, tmp_path / "full")
     assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.txt"]
+
+
+def test_a_kept_split_trains_and_tests_on_the_same_groups(signal: Run, tmp_path: Path) -> None:
+    """What tested one probe tests the next, at another site and by another seed."""
+    bare = Options(controls=False, permutations=19, draws=100)
+    first = fit_probe(signal, "operation", "u@1", bare)
+    save_probe(first, tmp_path / "first")
+    kept = split_of(tmp_path / "first")
+    assert kept == first.split
+    again = fit_probe(signal, "operation", "e@0", replace(bare, seed=9, split=kept))
+    assert again.split == first.split
+    assert (again.n_test, again.groups_test) == (first.n_test, first.groups_test)
