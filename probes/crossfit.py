@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import combinations
+from operator import add
 
 import torch
 from torch import Tensor
 
 from probes.estimators import Estimator
-from probes.solvers import Design, Linear, design
+from probes.solvers import Design, Linear, Moments, design
 from probes.statistics import statistic, validation_loss
 
 __all__ = ["Crossfit", "crossfit", "fit_all"]
@@ -39,6 +41,7 @@ class Crossfit:
     penalty: float
 
 
+@torch.inference_mode()
 def crossfit(
     X: Tensor,
     y: Tensor,
@@ -58,14 +61,15 @@ def crossfit(
         y = (y - middle).to(X)
         permuted = None if permuted is None else (permuted - middle).to(X)
     folds = int(fold.max()) + 1
-    losses = {e.name: _inner_losses(X, y, kind, classes, fold, e) for e in estimators}
+    moments = [Moments.of(X[fold == b]) for b in range(folds)]
+    losses = {e.name: _inner_losses(X, y, kind, classes, fold, e, moments) for e in estimators}
     outputs = classes if kind == "multiclass" else 1
     scores = {e.name: X.new_zeros(len(X), outputs) for e in estimators}
     values: dict[str, list[Tensor]] = {e.name: [] for e in estimators}
     nulls: dict[str, list[Tensor]] = {e.name: [] for e in estimators}
     for b in range(folds):
         train, test = fold != b, fold == b
-        shared = design(X[train])
+        shared = design(X[train], _without(moments, b))
         there = shared.transform(X[test])
         labellings = y[None] if permuted is None else torch.cat([y[None], permuted])
         for e in estimators:
@@ -99,7 +103,13 @@ def fit_all(
 
 
 def _inner_losses(
-    X: Tensor, y: Tensor, kind: str, classes: int, fold: Tensor, estimator: Estimator
+    X: Tensor,
+    y: Tensor,
+    kind: str,
+    classes: int,
+    fold: Tensor,
+    estimator: Estimator,
+    moments: Sequence[Moments],
 ) -> Tensor:
     """The loss of each penalty inside each outer fold, [folds, penalties], by fits without both.
 
@@ -114,13 +124,18 @@ def _inner_losses(
     start = None
     for a, b in combinations(range(folds), 2):
         train = (fold != a) & (fold != b)
-        shared = design(X[train])
+        shared = design(X[train], _without(moments, a, b))
         fits = estimator.fit(shared, y[train].expand(len(grid), -1), grid, classes, start)
         start = fits.on_features(shared)
         for outer, judged in ((b, fold == a), (a, fold == b)):
             told = _told(fits, shared.transform(X[judged]), kind)
             total[outer] += validation_loss(kind, y[judged], told).to(total)
     return total
+
+
+def _without(moments: Sequence[Moments], *folds: int) -> Moments:
+    """Of the rows of all other folds."""
+    return reduce(add, (m for b, m in enumerate(moments) if b not in folds))
 
 
 def _best(estimator: Estimator, losses: Tensor) -> float:
