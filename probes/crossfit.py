@@ -113,24 +113,46 @@ def _inner_losses(
 ) -> Tensor:
     """The loss of each penalty inside each outer fold, [folds, penalties], by fits without both.
 
-    They start one from another, which have most rows in common. What is left of the start when a
-    fit stops can touch the choice of a penalty, and nothing else.
+    They start from others, which have most rows in common. What is left of the start when a fit
+    stops can touch the choice of a penalty, and nothing else.
     """
     folds = int(fold.max()) + 1
     grid = X.new_tensor(estimator.penalties)
     total = X.new_zeros(folds, len(grid))
     if len(grid) < 2:
         return total
-    start = None
+    known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
     for a, b in combinations(range(folds), 2):
         train = (fold != a) & (fold != b)
         shared = design(X[train], _without(moments, a, b))
+        start = _expected(known, a, b)
         fits = estimator.fit(shared, y[train].expand(len(grid), -1), grid, classes, start)
-        start = fits.on_features(shared)
+        known[a, b] = fits.on_features(shared)
         for outer, judged in ((b, fold == a), (a, fold == b)):
             told = _told(fits, shared.transform(X[judged]), kind)
             total[outer] += validation_loss(kind, y[judged], told).to(total)
     return total
+
+
+def _expected(
+    known: Mapping[tuple[int, int], tuple[Tensor, Tensor]], a: int, b: int
+) -> tuple[Tensor, Tensor] | None:
+    """What will the fit without the folds a < b be, from fits without two others each?
+
+    What a fold does to the weights adds up in first order: without {a, b} they are those without
+    {a, c}, and the difference that b instead of c makes without fold 0. Before such a pair is
+    known: the last fit.
+    """
+    for pair in reversed(known):
+        if 0 not in pair and (shared := {a, b} & set(pair)):
+            (old,), (new,) = set(pair) - shared, {a, b} - shared
+            return tuple(  # type: ignore[return-value]
+                w + with_new - with_old
+                for w, with_new, with_old in zip(
+                    known[pair], known[0, new], known[0, old], strict=True
+                )
+            )
+    return known[next(reversed(known))] if known else None
 
 
 def _without(moments: Sequence[Moments], *folds: int) -> Moments:
