@@ -17,7 +17,7 @@ from probes.crossfit import crossfit
 from probes.estimators import ESTIMATORS
 from probes.fitting import estimator_name, fit_rows
 from probes.intervals import Estimate, exact_share, group_draws, percentile_interval
-from probes.metrics import nanmean, resampled_metrics, withheld_metrics
+from probes.metrics import CLASS_MEANS, nanmean, resampled_metrics, withheld_metrics
 from probes.permutations import ALL_EQUAL
 from probes.reading import Task
 from probes.weights import Features
@@ -188,13 +188,17 @@ def _over_folds(task: Task, told: NDArray[np.float64], draws: int) -> dict[str, 
     tests hold both together), without its cost for each of hundreds of cells.
 
     Readings of different folds are not ranked among each other: a fold with few rows of a class
-    leaves many to train on, so weak probes would rank below chance if they were.
+    leaves many to train on, so weak probes would rank below chance if they were. Where a fold has a
+    class in a single group, no resample says how another group of it would be read: means over
+    classes have no interval then.
     """
-    values, drawn = [], []
+    values, drawn, alone = [], [], False
     for b in range(int(task.rows.fold.max()) + 1):
         here = task.rows.fold == b
         y, scores, groups = task.y[here], told[here], task.groups[here]
         resamples = group_draws(groups, draws, task.seed + b)
+        if task.kind != "number":
+            alone |= any(len(set(groups[y == c])) == 1 for c in np.unique(y))
         times = np.vstack([np.ones_like(resamples.times[:1]), resamples.times])
         found = resampled_metrics(task.kind, y, scores, replace(resamples, times=times))
         values.append({name: float(sample[0]) for name, sample in found.items()})
@@ -205,6 +209,8 @@ def _over_folds(task: Task, told: NDArray[np.float64], draws: int) -> dict[str, 
         value = float(np.nanmean([fold[name] for fold in values]))
         if name in withheld:
             out[name] = Estimate(float("nan"), float("nan"), float("nan"))
+        elif alone and name in CLASS_MEANS:
+            out[name] = Estimate(value, float("nan"), float("nan"))
         elif name == "accuracy" and value in (0.0, 1.0):
             out[name] = exact_share(value == 1.0, task.groups)
         else:

@@ -16,7 +16,7 @@ from operator import add
 import torch
 from torch import Tensor
 
-from probes.estimators import Estimator
+from probes.estimators import Estimator, Start
 from probes.solvers import Design, Linear, Moments, design
 from probes.statistics import statistic, validation_loss
 
@@ -121,7 +121,7 @@ def _inner_losses(
     total = X.new_zeros(folds, len(grid))
     if len(grid) < 2:
         return total
-    known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+    known: dict[tuple[int, int], Start] = {}
     for a, b in combinations(range(folds), 2):
         train = (fold != a) & (fold != b)
         shared = design(X[train], _without(moments, a, b))
@@ -134,24 +134,21 @@ def _inner_losses(
     return total
 
 
-def _expected(
-    known: Mapping[tuple[int, int], tuple[Tensor, Tensor]], a: int, b: int
-) -> tuple[Tensor, Tensor] | None:
+def _expected(known: dict[tuple[int, int], Start], a: int, b: int) -> Start:
     """What will the fit without the folds a < b be, from fits without two others each?
 
     What a fold does to the weights adds up in first order: without {a, b} they are those without
     {a, c}, and the difference that b instead of c makes without fold 0. Before such a pair is
     known: the last fit.
     """
-    for pair in reversed(known):
-        if 0 not in pair and (shared := {a, b} & set(pair)):
-            (old,), (new,) = set(pair) - shared, {a, b} - shared
-            return tuple(  # type: ignore[return-value]
-                w + with_new - with_old
-                for w, with_new, with_old in zip(
-                    known[pair], known[0, new], known[0, old], strict=True
-                )
-            )
+    for pair, found in reversed(known.items()):
+        shared = {a, b} & set(pair)
+        if 0 in pair or not shared or found is None:
+            continue
+        (old,), (new,) = set(pair) - shared, {a, b} - shared
+        more, less = known[0, new], known[0, old]
+        if more is not None and less is not None:
+            return found[0] + more[0] - less[0], found[1] + more[1] - less[1]
     return known[next(reversed(known))] if known else None
 
 

@@ -233,8 +233,10 @@ def _fitted(
         headline=headline(found.kind, metrics, controls, permutation),
         controls=controls,
         permutation=permutation,
-        mdl=code_length(task, X, estimator, reading.fitted.penalty),
-        calibration=[] if is_number else calibration_table(found.kind, y, reading.test),
+        mdl=code_length(task, X, estimator, reading.fitted.penalty, options.draws),
+        calibration=[]
+        if is_number
+        else calibration_table(found.kind, y, reading.test, groups, draws),
         reading=reading,
         split=split,
         run=run.name,

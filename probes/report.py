@@ -82,8 +82,10 @@ def fit_lines(probe: Mapping[str, Any]) -> list[str]:
     if probe.get("mdl") is not None:
         mdl = probe["mdl"]
         lines.append(
-            f"online code: {mdl['compression']:.2f} times shorter than uniform,"
-            f" {mdl['over_shares']:.2f} times shorter than shares of classes"
+            f"online code of {mdl['groups']} training groups:"
+            f" {shown(mdl['bits_per_label'])} bits per label;"
+            f" {shown(mdl['compression'])} times shorter than uniform,"
+            f" {shown(mdl['over_shares'])} times shorter than shares of classes"
         )
     for reason in dict.fromkeys(probe["withheld"].values()):
         names = [n for n, why in probe["withheld"].items() if why == reason]
@@ -212,15 +214,18 @@ def probe_markdown(probe: Mapping[str, Any]) -> str:
             [
                 f"{b['low']:.1f} – {b['high']:.1f}",
                 str(b["n"]),
-                f"{b['predicted']:.3f}",
-                f"{b['observed']:.3f}",
+                str(b["groups"]),
+                _plain(b["predicted"]),
+                _plain(b["observed"]),
             ]
             for b in probe["calibration"]
         ]
         lines += [
             "Calibration on the test groups:",
             "",
-            _markdown_table(["probability", "traces", "mean predicted", "came true"], bins),
+            _markdown_table(
+                ["probability", "traces", "groups", "mean predicted", "came true"], bins
+            ),
             "",
         ]
     return "\n".join(lines)

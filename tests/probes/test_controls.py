@@ -27,7 +27,6 @@ from probes.controls import (
     length_features,
     prompt_texts,
     read_control,
-    word_features,
 )
 from probes.controls import states as states_module
 from probes.controls.states import PROMPT, prompt_states
@@ -412,7 +411,7 @@ def test_words_are_counted_as_scikit_learn_counts_them(
     texts: list[str], data: st.DataObject
 ) -> None:
     rows = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, unique=True))
-    found = word_features(texts, rows)
+    found = count_words(texts).features(rows)
     assert found.dtype == np.float32
     reference = CountVectorizer(lowercase=False, token_pattern=WORD, ngram_range=(1, 3))
     try:
@@ -422,7 +421,7 @@ def test_words_are_counted_as_scikit_learn_counts_them(
         return
     np.testing.assert_array_equal(found, reference.transform(texts).toarray())
     mask = np.isin(np.arange(len(texts)), rows)
-    np.testing.assert_array_equal(word_features(texts, mask), found)
+    np.testing.assert_array_equal(count_words(texts).features(mask), found)
 
 
 def test_words_of_other_rows_are_not_known() -> None:
@@ -437,7 +436,7 @@ def test_words_of_other_rows_are_not_known() -> None:
     ("one", "other"), [("take #3", "take 3"), ("-5", "5"), ("Add", "add"), ("x*2", "x+2")]
 )
 def test_numbers_signs_and_case_are_kept(one: str, other: str) -> None:
-    features = word_features([one, other], [0, 1])
+    features = count_words([one, other]).features([0, 1])
     assert not np.array_equal(*features)
 
 
