@@ -160,7 +160,8 @@ def fit_probe(
     panel = None
     if asked.controls:
         (progress or _silent)("states of the controls")
-        panel = Panel(run, control_states(run, reasoner), asked.seed)
+        hooks = [found.site.space] if found.site.captured else []
+        panel = Panel(run, control_states(run, reasoner, hooks=hooks), asked.seed)
     result = fit_population(run, found, split, asked, panel, progress)
     return result if table is None else replace(result, labels_sha256=file_hash(table.path))
 

@@ -139,15 +139,15 @@ def read_labels(
     kind: `auto` makes classes of texts, booleans, and numbers that are whole and of at most 20
     values; other numbers stay numbers. All values of the run decide, so that the kind is the same
     at every site. positive: this value against the rest; a text is read as JSON where the label has
-    such a value. Raises UserError, listing the labels there are,
-    when the run has none of that name, when a place that pools thoughts leaves open which one is
-    meant, and when the values are not of the kind.
+    such a value. Raises UserError, listing the labels there are, when the run has none of that
+    name, when a place that pools thoughts leaves open which one is meant, when the values are not
+    of the kind, and for numbers with a `positive` one.
     """
     if kind not in KINDS:
         raise UserError(f"--kind '{kind}': expected one of {', '.join(KINDS)}")
-    if positive is not None and kind in ("multiclass", "number"):
+    if positive is not None and kind == "number":
         raise UserError(
-            f"--kind '{kind}': with --positive a label has two classes; leave one of them out"
+            "--kind 'number': with --positive a label has two classes; leave one of them out"
         )
     found = _find(run, label, table)
     if found is None:

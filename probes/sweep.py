@@ -174,7 +174,8 @@ def sweep(
     kept = units()
     panel = None
     if plan.options.controls:
-        states = control_states(run, reasoner)
+        hooks = list(dict.fromkeys(site.space for site in sites if site.captured))
+        states = control_states(run, reasoner, hooks=hooks)
         kept = replace(kept, state=content_hash(sorted(states.available)))
         panel = Panel(run, states, plan.options.seed)
     results = all_done(jobs.batches(sites, panel), kept, progress or _silent)

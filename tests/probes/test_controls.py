@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 
 from nfcot_model.errors import UserError
+from nfcot_model.hooks.recording import plan_activations
+from nfcot_model.hooks.recording import record as record_hooks
 from nfcot_model.reasoners import NFCoTReasoner, load_reasoner
 from nfcot_model.traces import Run, collect, read_run
 from nfcot_model.traces.activations import write_activations
@@ -31,7 +33,7 @@ from probes.controls import (
 from probes.controls import states as states_module
 from probes.controls.states import PROMPT, prompt_states
 from probes.controls.text import WORD
-from probes.controls.untrained import think_alike, untrained
+from probes.controls.untrained import hook_alike, think_alike, untrained
 from tests.killed_trace import Unchecked
 from tests.synthetic_run import synthetic_run
 from tests.tiny import BACKBONES, brief_reasoner, digits, tiny_reasoner
@@ -130,6 +132,25 @@ def test_a_fresh_model_has_the_noise_for_thoughts_and_states_of_its_own(
     seeds = run.traces["seed"].tolist()
     own = fresh.think(run.traces["prompt"].tolist(), tau=0.7, noise_seeds=seeds, max_thoughts=5)
     assert own.K.tolist() != run.traces["K"].tolist(), "the run's K is imposed"
+
+
+def test_a_hook_of_the_untrained_model_is_its_own(run: Run, reasoner: NFCoTReasoner) -> None:
+    """The state after the first block, by hook and as `h`; and of the run's own model, its own."""
+    hook = "blocks.0.hook_out"
+    record_hooks(plan_activations(run, reasoner, [hook]))
+    run = read_run(run.path)
+    found = control_states(run, reasoner, hooks=[hook])
+    assert found.available[-1] == f"untrained_{hook}"
+    told = read_control(run, f"untrained_{hook}")
+    np.testing.assert_allclose(told, read_control(run, "untrained_h", 1), atol=1e-5)
+    assert np.abs(told - run.activation(hook)).max() > 0.1
+    for shard, part in run.traces.groupby("shard", sort=False):
+        own = hook_alike(reasoner, hook, run, str(shard), part)[hook]
+        rows = run.thoughts["trace_id"].isin(part["trace_id"]).to_numpy()
+        np.testing.assert_allclose(own, run.activation(hook)[rows], atol=1e-4)
+    with pytest.raises(UserError, match="has none of it"):
+        read_control(run, "untrained_blocks.1.hook_out")
+    assert control_states(run, hooks=[hook]).made == 0
 
 
 def test_fresh_weights_follow_from_the_seed_and_leave_the_random_state_alone(

@@ -490,8 +490,8 @@ def test_units_are_done_again_when_more_controls_can_be_computed(
     monkeypatch.setattr(
         sweep_module,
         "control_states",
-        lambda *a: replace(
-            really(*a), available=("prompt_state",), unavailable={"untrained_u": "no model"}
+        lambda *a, **k: replace(
+            really(*a, **k), available=("prompt_state",), unavailable={"untrained_u": "no model"}
         ),
     )
     monkeypatch.setattr(
