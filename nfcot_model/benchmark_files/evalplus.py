@@ -3,7 +3,7 @@ arXiv 2305.01210)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -76,7 +76,7 @@ def _checks(
     reference: str,
     entry_point: str,
     atol: float,
-    inputs: dict[str, Sequence[Sequence[Any]]],
+    inputs: Mapping[str, Sequence[Sequence[Any]]],
     sandbox: Sandbox,
 ) -> dict[str, AnyCheck]:
     pairs: list[tuple[str, AnyCheck]] = [

@@ -17,10 +17,10 @@ def lone_string(data: bytes) -> str:
     opcode that does not belong there, and for bytes that are none.
     """
     found: list[str] = []
-    end = -1
+    end: int | None = None
     for opcode, argument, place in pickletools.genops(data):
         if opcode.name in _STRINGS:
-            found.append(argument)
+            found.append(str(argument))
         elif opcode.name not in _FRAMING:
             raise ValueError(f"a pickle with {opcode.name}, not of one text")
         end = place

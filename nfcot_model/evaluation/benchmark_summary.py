@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from nfcot_model.evaluation.benchmark_records import Record
@@ -70,7 +71,7 @@ def summarise(records: Sequence[Record], ks: Sequence[int]) -> BenchmarkSummary:
         solved=sum(record.passed > 0 for record in records),
         pass_at_k=_rates(records, ks, lambda record: record.passed),
         by_check={
-            name: _rates(records, ks, lambda record, name=name: _passes(record, name))
+            name: _rates(records, ks, partial(_passes, name))
             for name in (checks if len(checks) > 1 else ())
         },
         by_label=_by_label(records, ks),
@@ -87,7 +88,7 @@ def summarise(records: Sequence[Record], ks: Sequence[int]) -> BenchmarkSummary:
     )
 
 
-def _passes(record: Record, name: str) -> int:
+def _passes(name: str, record: Record) -> int:
     return sum(sample.verdicts.get(name) == "passed" for sample in record.samples)
 
 
