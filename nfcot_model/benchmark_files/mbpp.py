@@ -13,7 +13,7 @@ from nfcot_model.worlds import Check
 __all__ = ["FIELDS", "LIMITS", "mbpp_task"]
 
 FIELDS = ("task_id", "code", "test_list")
-LIMITS = Limits(wall_seconds=3.0, cpu_seconds=3, memory_mib=1024)
+LIMITS = Limits(wall_seconds=10.0, cpu_seconds=10, memory_mib=1024)
 
 
 class _Row(BaseModel):

@@ -80,10 +80,11 @@ def read_benchmark(path: Path, format: str = "auto") -> Benchmark:
     """
     path = Path(path)
     name = detect(path) if format == "auto" else format
+    if format == "auto" and name == PROBLEMS:
+        raise UserError(f"{path}: is not a file of {', '.join(FORMATS)}; read it as problems")
     if name not in _READERS:
-        raise UserError(
-            f"--format {name}: expected auto, {PROBLEMS} or one of {', '.join(FORMATS)}"
-        )
+        known = ", ".join(["auto", PROBLEMS, *FORMATS])
+        raise UserError(f"--format {name}: expected one of {known}")
     _, limits, task_of = _READERS[name]
     tasks: list[Task] = []
     seen: dict[str, str] = {}
