@@ -43,8 +43,8 @@ HUMANEVAL_PLUS: Rows = [
     },
     {
         "task_id": "HumanEval/32",
-        "prompt": "import math\n\n\ndef poly(xs, x):\n    return xs[0] + math.fsum([xs[1] * x])\n\n\n"
-        'def find_zero(xs):\n    """A root of a line."""\n',
+        "prompt": "import math\n\n\ndef poly(xs, x):\n    return xs[0] + math.fsum([xs[1] * x])\n\n"
+        '\ndef find_zero(xs):\n    """A root of a line."""\n',
         "entry_point": "find_zero",
         "canonical_solution": "    return -xs[0] / xs[1]\n",
         "contract": "",

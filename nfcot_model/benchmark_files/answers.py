@@ -12,6 +12,7 @@ from collections.abc import Sequence
 __all__ = ["CONTINUATION_STOPS", "PROGRAM_STOPS", "continuation", "fenced", "program"]
 
 _FENCE = "```"
+_DEFINITION = re.compile(r"^(?:def|class|async def) ", re.M)
 CONTINUATION_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", f"\n{_FENCE}")
 """Ends of a function body that goes on from a prompt (arXiv 2107.03374)."""
 
@@ -34,9 +35,12 @@ def fenced(text: str) -> str | None:
 
 
 def program(text: str, stops: Sequence[str] = PROGRAM_STOPS) -> str:
-    """A whole program: the fenced block or else the text, up to the first stop."""
+    """A whole program: the fenced block or else the text, up to the first stop.
+
+    Stops count from the first definition on: before it they may be words of a docstring.
+    """
     block = fenced(text)
-    return _cut(text if block is None else block, stops)
+    return _cut_program(text if block is None else block, stops)
 
 
 def continuation(prompt: str, entry_point: str, text: str) -> str:
@@ -48,8 +52,14 @@ def continuation(prompt: str, entry_point: str, text: str) -> str:
     block = fenced(text)
     body = text if block is None else block
     if re.search(rf"^(async )?def {re.escape(entry_point)}\b", body, re.M):
-        return f"{prompt}\n{_cut(body, PROGRAM_STOPS)}"
+        return f"{prompt}\n{_cut_program(body, PROGRAM_STOPS)}"
     return prompt + _cut(body, CONTINUATION_STOPS)
+
+
+def _cut_program(text: str, stops: Sequence[str]) -> str:
+    defined = _DEFINITION.search(text)
+    start = defined.start() if defined else 0
+    return text[:start] + _cut(text[start:], stops)
 
 
 def _cut(text: str, stops: Sequence[str]) -> str:

@@ -89,14 +89,13 @@ def evaluate_file(
         "checkpoint_hash": reasoner.checkpoint_hash,
         "reasoner": reasoner.name,
         **summary.to_dict(),
-        "resumed": resumed,
     }
     if asked.out is not None:
-        write_json(asked.out / "summary.json", {**document, "resumed": None})
+        write_json(asked.out / "summary.json", document)
     if asked.samples_out is not None:
         export_samples(asked.samples_out, benchmark, _solutions(records))
     if as_json:
-        emit_json({**document, "seconds": perf_counter() - started})
+        emit_json({**document, "resumed": resumed, "seconds": perf_counter() - started})
         return
     _show(benchmark, summary, resumed, asked)
     if samples > 1 and asked.temperature == 0 and (not drawn or protocol.settings.tau == 0):

@@ -249,6 +249,7 @@ FENCED = "Sure:\n```python\ndef f(x):\n    return x\n```\nIt works."
         ("def f(x): return x\nif __name__ == '__main__': f()", "def f(x): return x"),
         ("def f(x): return x\nprint(f(1))", "def f(x): return x"),
         ("def f(x): return x\n[DONE]\nmore", "def f(x): return x"),
+        ('"""\nassert x\n"""\ndef f(): pass\nassert y', '"""\nassert x\n"""\ndef f(): pass'),
     ],
 )
 def test_the_program_in_an_answer(text: str, expected: str) -> None:
