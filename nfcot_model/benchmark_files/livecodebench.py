@@ -22,8 +22,8 @@ from nfcot_model.sandbox.literal import equal, items
 __all__ = ["FIELDS", "LIMITS", "livecodebench_task"]
 
 FIELDS = ("question_id", "question_content", "public_test_cases")
-LIMITS = Limits(wall_seconds=6.0, cpu_seconds=6, memory_mib=1024, output_bytes=16 << 20)
-"""For each test case by itself."""
+LIMITS = Limits(wall_seconds=6.0, cpu_seconds=6, memory_mib=1024, output_bytes=64 << 20)
+"""Time and memory are for each test case by itself, output for all."""
 
 _NAME = "LiveCodeBench"
 _MOST_BYTES = 1 << 30  # of the tests of one problem, unpacked

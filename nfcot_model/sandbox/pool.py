@@ -67,6 +67,9 @@ class Sandbox:
     group. `layer` says what holds it: "seccomp" (Linux), or "audit-hook" where the platform has
     no system call filter, which stops ordinary misbehaviour but not a break-out of the language.
 
+    Checks are those of problem files (`Check`) and of whole programs (`checks`); of a program that
+    reads standard input, each case has a child.
+
     A verdict is reproducible: every answer starts from the same interpreter state, with fixed hash
     and random seeds. What it does not show: a `function` passes on the given cases only, and a
     `script` shares its interpreter with the test, so a determined answer can rig a test by patching

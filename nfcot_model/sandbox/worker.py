@@ -169,6 +169,9 @@ def _apart(job: dict[str, Any], rules: _Rules) -> Iterator[Reply]:
             yield kind, spent, b"case %d of %d: %b" % (number, len(cases), body)
             return
         bodies.append(body)
+        if sum(map(len, bodies)) > rules.output_bytes:
+            yield ERROR, spent, _too_much(rules)
+            return
         if not body.startswith(_NO_ERROR):
             break
     yield REPORT, spent, b"\n".join(bodies)
@@ -187,7 +190,7 @@ def _reading(outcome: _Outcome, nonce: bytes, rules: _Rules) -> tuple[int, bytes
     if message is None:
         return TIMEOUT, f"over the wall time of {rules.wall:g} s".encode()
     if len(message) > len(nonce) + rules.output_bytes:
-        return ERROR, f"returned more than {rules.output_bytes} bytes".encode()
+        return ERROR, _too_much(rules)
     if message.startswith(nonce):
         return REPORT, message[len(nonce) :]
     if os.WIFSIGNALED(status):
@@ -199,6 +202,10 @@ def _reading(outcome: _Outcome, nonce: bytes, rules: _Rules) -> tuple[int, bytes
         return ERROR, f"killed by {signal.Signals(number).name}".encode()
     code = os.WEXITSTATUS(status)
     return ERROR, f"ended its process (status {code}) before the check was done".encode()
+
+
+def _too_much(rules: _Rules) -> bytes:
+    return f"returned more than {rules.output_bytes} bytes".encode()
 
 
 def _run(jobs: Sequence[dict[str, Any]], nonce: bytes, rules: _Rules, wall: float) -> _Outcome:

@@ -171,7 +171,7 @@ def protocol(samples: int = 1, batch: int = 64, **fields: Any) -> Protocol:
 
 def test_every_answer_is_judged_and_recorded(tmp_path: Path) -> None:
     benchmark = read_benchmark(write_rows(tmp_path / "he.jsonl", HUMANEVAL))
-    benchmark = replace(benchmark, limits=Limits(wall_seconds=0.5, cpu_seconds=1))
+    benchmark = replace(benchmark, limits=Limits(wall_seconds=1.0, cpu_seconds=1))
     right, other = (row["canonical_solution"] for row in HUMANEVAL)
     answers = {
         benchmark.tasks[0].prompt: [right, "    return 0\n", "    return (\n"],

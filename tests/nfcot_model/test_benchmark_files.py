@@ -417,9 +417,12 @@ def test_each_case_has_its_own_process_and_time(tmp_path: Path) -> None:
     loop = "if input() == 'c':\n    while True: pass\nprint(11)"
     cases = cases_of(("a", "11"), ("b", "11"), ("c", "11"), ("d", "11"), kind="stdin")
     (check,) = one(tmp_path, livecodebench("1", "[]", cases)).checks(Sandbox).values()
-    with Sandbox(workers=1, limits=Limits(wall_seconds=0.5, cpu_seconds=1)) as brief:
-        passed, slow = brief.check_many([(state, check), (loop, check)])
+    with Sandbox(workers=1, limits=Limits(wall_seconds=1.0, output_bytes=500)) as brief:
+        passed, slow, loud = brief.check_many(
+            [(state, check), (loop, check), ("print(11, end=' ' * 200)", check)]
+        )
     assert passed.status == "passed"
+    assert (loud.status, loud.detail) == ("error", "returned more than 500 bytes")
     assert (slow.status, slow.detail[:11]) == ("timeout", "case 3 of 4")
 
 
