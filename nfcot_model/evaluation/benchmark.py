@@ -6,6 +6,7 @@ the batches that are missing. While the next block is thought, the sandbox judge
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ from nfcot_model.evaluation.benchmark_records import (
 )
 from nfcot_model.files import content_hash
 from nfcot_model.reasoners import Reasoner
-from nfcot_model.reasoners.room import answers_cut, fits
+from nfcot_model.reasoners.room import answer_budget, answers_cut, fits
 from nfcot_model.sampling import noise_seed
 from nfcot_model.sandbox import Sandbox, Verdict
 from nfcot_model.sandbox.checks import AnyCheck
@@ -106,7 +107,8 @@ def run_benchmark(
             write_block(out, number, records)
         tell(len(records))
 
-    with Sandbox(limits=benchmark.limits) as sandbox:
+    workers = max(2, (os.cpu_count() or 2) // 2)
+    with Sandbox(workers, benchmark.limits) as sandbox:
         last: tuple[int, _Judging] | None = None
         for number, block in enumerate(blocks):
             if done[number] is not None:
@@ -136,6 +138,7 @@ def _manifest(
         "reasoner": reasoner.name,
         "checkpoint_hash": reasoner.checkpoint_hash,
         "dtype": reasoner.config["dtype"],
+        "max_answer_tokens": answer_budget(reasoner),
         **settings,
         "batch": protocol.batch,
         "template": content_hash(protocol.template),

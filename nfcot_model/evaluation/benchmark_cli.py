@@ -19,6 +19,7 @@ from nfcot_model.evaluation.benchmark_summary import BenchmarkSummary, summarise
 from nfcot_model.evaluation.intervals import Share
 from nfcot_model.files import write_json
 from nfcot_model.reasoners import load_reasoner
+from nfcot_model.reasoners.room import answer_budget, set_answer_budget
 from nfcot_model.sandbox import Limits
 from nfcot_model.terminal import console, emit_json, progress
 from nfcot_model.traces.settings import Settings
@@ -41,6 +42,8 @@ class Asked:
     template: Path | None
     timeout: float | None
     batch: int | None
+    max_answer_tokens: int | None
+    dtype: str | None
 
     def given(self) -> list[str]:
         """The flags that were set: those mean nothing without a benchmark file."""
@@ -73,7 +76,9 @@ def evaluate_file(
     benchmark = read_benchmark(path, format)
     if asked.timeout is not None:
         benchmark = replace(benchmark, limits=_limits(benchmark.limits, asked.timeout))
-    reasoner = load_reasoner(model, device=device)
+    reasoner = load_reasoner(model, asked.dtype or "float32", device)
+    if asked.max_answer_tokens is not None:
+        set_answer_budget(reasoner, asked.max_answer_tokens)
     drawn = reasoner.draws
     if not drawn:
         protocol = replace(protocol, settings=replace(settings, tau=0.0))
@@ -88,6 +93,8 @@ def evaluate_file(
         "model": str(where),
         "checkpoint_hash": reasoner.checkpoint_hash,
         "reasoner": reasoner.name,
+        "dtype": reasoner.config["dtype"],
+        "max_answer_tokens": answer_budget(reasoner),
         **summary.to_dict(),
     }
     if asked.out is not None:

@@ -91,6 +91,13 @@ def evaluate(
     batch: Annotated[
         int | None, typer.Option(help="answers drawn at once", show_default="64")
     ] = None,
+    max_answer_tokens: Annotated[
+        int | None, typer.Option(help="length of an answer", show_default="the model's own")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32 or bfloat16, of the backbone", show_default="float32"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
 ) -> None:
     """Measure a model on held-out problems, with Wilson intervals and controls.
@@ -113,7 +120,10 @@ def evaluate(
     from nfcot_model.terminal import console, emit_json
     from nfcot_model.worlds import make_world, read_problems
 
-    asked = Asked(out, samples_out, pass_at, temperature, max_thoughts, template, timeout, batch)
+    asked = Asked(
+        out, samples_out, pass_at, temperature, max_thoughts, template, timeout, batch,
+        max_answer_tokens, dtype,
+    )  # fmt: skip
     if format == "auto":
         format = "problems" if problems is None else detect(problems)
     try:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
+from nfcot_model.errors import UserError
+from nfcot_model.sandbox.literal import encode
 from nfcot_model.worlds.problem import Check
 
 __all__ = ["Accepts", "AnyCheck", "Call", "Calls", "Number", "Observe", "Stdin"]
@@ -42,6 +45,11 @@ class Calls:
     apart: bool = False
     preamble: str = ""
 
+    @cached_property
+    def trees(self) -> list[Any]:
+        """The arguments of each call, encoded once for all answers. Raises UserError."""
+        return [encode(list(case.args), _refuse) for case in self.cases]
+
 
 @dataclass(frozen=True)
 class Observe:
@@ -50,6 +58,11 @@ class Observe:
     entry_point: str
     inputs: tuple[Sequence[Any], ...]
     preamble: str = ""
+
+    @cached_property
+    def trees(self) -> list[Any]:
+        """The arguments of each call, encoded. Raises UserError."""
+        return [encode(list(args), _refuse) for args in self.inputs]
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,10 @@ class Number:
     """Does the answer end in this number? Compared as numbers: 18, 18.0 and $18.00 are one."""
 
     expected: str
+
+
+def _refuse(value: Any) -> Any:
+    raise UserError(f"an argument of type {type(value).__name__} is not plain data or too deep")
 
 
 AnyCheck = Check | Calls | Observe | Stdin | Number

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from nfcot_model.errors import UserError
 from nfcot_model.sandbox.checks import Calls, Number, Observe, Stdin
 from nfcot_model.sandbox.limits import Status, Verdict
-from nfcot_model.sandbox.literal import encode, equal
+from nfcot_model.sandbox.literal import equal
 from nfcot_model.sandbox.values import shown
 from nfcot_model.sandbox.wording import SHOWN, one_line, short
 
@@ -43,15 +42,13 @@ def program_job(answer: str, check: Calls | Observe | Stdin) -> dict[str, Any]:
     if isinstance(check, Stdin):
         cases = [given for given, _ in check.cases]
         return {**job, "kind": "stdin", "apart": True, "cases": cases}
-    calls = check.inputs if isinstance(check, Observe) else [case.args for case in check.cases]
-    trees = [encode(list(args), _refuse) for args in calls]
-    apart = isinstance(check, Calls) and check.apart
-    entry_point = check.entry_point
-    return {**job, "kind": "calls", "apart": apart, "entry_point": entry_point, "cases": trees}
-
-
-def _refuse(value: Any) -> Any:
-    raise UserError(f"an argument of type {type(value).__name__} is not plain data or too deep")
+    return {
+        **job,
+        "kind": "calls",
+        "apart": isinstance(check, Calls) and check.apart,
+        "entry_point": check.entry_point,
+        "cases": check.trees,
+    }
 
 
 def judge_calls(check: Calls, body: bytes) -> tuple[Status, str]:

@@ -44,7 +44,7 @@ def encode(value: Any, other: Callable[[Any], Any], depth: int = DEPTH) -> Any:
             return {"tuple": [encode(item, other, depth) for item in value]}
         if kind is set or kind is frozenset:
             return {"set": [encode(item, other, depth) for item in value]}
-        if kind in _DICTS:
+        if any(kind is known for known in _DICTS):
             pairs = dict.items(value)
             return {"dict": [[encode(k, other, depth), encode(v, other, depth)] for k, v in pairs]}
     return other(value)

@@ -393,6 +393,8 @@ def test_the_command_says_what_stood_in_the_way(tmp_path: Path, model: Path) -> 
         (["--control", "demo-text"], "--control: not for a benchmark file"),
         (["--batch", "0"], "--batch 0: expected at least 1"),
         (["--timeout", "-1"], "--timeout -1.0: expected seconds above 0"),
+        (["--max-answer-tokens", "0"], "--max-answer-tokens 0: expected at least 1"),
+        (["--dtype", "int8"], "dtype 'int8'"),
         (["--samples", "0"], "--samples 0: expected at least 1"),
         (["--temperature", "-1"], "--temperature is -1.0"),
         (["--template", "/nowhere"], "--template /nowhere: cannot be read"),
@@ -409,6 +411,18 @@ def test_bad_options_are_one_line(
     assert isinstance(result.exception, UserError), result.output
     assert message in str(result.exception)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["f.jsonl"]
+
+
+def test_answers_may_be_longer_than_the_model_s_own(tmp_path: Path, model: Path) -> None:
+    path = write_rows(tmp_path / "f.jsonl", GSM8K)
+    arguments = ("--max-answer-tokens", 30, "--dtype", "bfloat16", "--json")
+    document = json.loads(run(model, path, "-o", tmp_path / "o", *arguments).stdout)
+    assert (document["max_answer_tokens"], document["dtype"]) == (30, "bfloat16")
+    lines = (tmp_path / "o" / "records" / "00000.jsonl").read_text().splitlines()
+    (sample,) = json.loads(lines[0])["samples"]
+    assert sample["answer_cut"] is (document["answers_cut"] > 0)
+    tokens = load_reasoner(model).tokens([sample["answer"]])[0]
+    assert len(tokens) > 6
 
 
 def test_a_format_needs_a_file(model: Path) -> None:
