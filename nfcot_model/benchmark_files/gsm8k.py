@@ -24,13 +24,19 @@ class _Row(BaseModel):
 def gsm8k_task(row: Row, number: int) -> Task:
     """The task of the row `number` (from 0), which is its id: the files have none.
 
-    Raises UserError for an answer without its last line, `#### N`.
+    An answer passes when it states the number; whether its last number is the right one, which a
+    text can be by chance, is judged beside that. Raises UserError for a reference without its last
+    line, `#### N`.
     """
     found = validated(_Row, row, "GSM8K")
     _, mark, last = found.answer.rpartition("####")
     if not mark or final_number(last) is None:
         raise field_fault(row[0], "answer", "does not end in a line '#### N'", "GSM8K")
-    check = Number(f"####{last}")
+    wanted = f"####{last}"
     return Task(
-        str(number), f"{found.question}\n", str, lambda sandbox: {"number": check}, found.answer
+        str(number),
+        f"{found.question}\n",
+        str,
+        lambda sandbox: {"stated": Number(wanted), "last number": Number(wanted, anywhere=True)},
+        found.answer,
     )

@@ -80,9 +80,14 @@ class Stdin:
 
 @dataclass(frozen=True)
 class Number:
-    """Does the answer end in this number? Compared as numbers: 18, 18.0 and $18.00 are one."""
+    """Is this number the answer? Compared as numbers: 18, 18.0 and $18.00 are one.
+
+    The answer is what stands after ####, or a text that is a number and nothing else; with
+    `anywhere` the last number of any text.
+    """
 
     expected: str
+    anywhere: bool = False
 
 
 def _refuse(value: Any) -> Any:

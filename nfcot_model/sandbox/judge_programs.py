@@ -115,21 +115,24 @@ def _same_numbers(found: list[str], expected: list[str]) -> bool:
         return False
 
 
-def final_number(text: str) -> Decimal | None:
-    """Which number does an answer end in? The one after ####, else the last in the text."""
+def final_number(text: str, anywhere: bool = False) -> Decimal | None:
+    """Which number is the answer? See `Number`; None when there is none."""
     before, mark, after = text.partition(_MARK)
-    found = _NUMBER.findall(after if mark else before)
-    if not found:
-        return None
-    word = found[0] if mark else found[-1]
-    return Decimal(word.replace(",", "").replace("$", ""))
+    if mark:
+        found = _NUMBER.search(after)
+    elif anywhere:
+        *_, found = None, *_NUMBER.finditer(before)
+    else:
+        found = _NUMBER.fullmatch(before.strip().rstrip("."))
+    return None if found is None else Decimal(found[0].replace(",", "").replace("$", ""))
 
 
 def verdict_number(answer: str, check: Number) -> Verdict:
     """Is the number an answer ends in the expected one? Nothing is run."""
-    found, expected = final_number(answer), final_number(check.expected)
+    expected = final_number(check.expected)
+    found = final_number(answer, check.anywhere)
     if found is None:
-        return Verdict("failed", f"no number in the answer, expected {expected}", 0.0)
+        return Verdict("failed", f"no number is the answer, expected {expected}", 0.0)
     if found == expected:
         return Verdict("passed", "", 0.0)
     return Verdict("failed", f"answered {found}, expected {expected}", 0.0)

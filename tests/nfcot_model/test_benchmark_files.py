@@ -440,10 +440,13 @@ def test_functions_of_livecodebench(tmp_path: Path, sandbox: Sandbox) -> None:
 
 def test_numbers_compare_as_numbers(tmp_path: Path, sandbox: Sandbox) -> None:
     task = one(tmp_path, GSM8K[0])
-    for text in ("#### 1800", "####1,800.00\nso 3", "3 + 1797 is $1,800.", "= <<3+1797=1800>>1800"):
-        assert outcomes(sandbox, task, text) == {"number": "passed"}, text
-    for text in ("", "-1800", "#### none", "1800 or 3", "18000"):
-        assert outcomes(sandbox, task, text) == {"number": "failed"}, text
+    for text in ("#### 1800", "####1,800.00\nso 3", " $1,800.\n", "1800.0", "3 #### 1800 apples"):
+        assert outcomes(sandbox, task, text) == {"stated": "passed", "last number": "passed"}, text
+    for text in ("3 + 1797 is $1,800.", "= <<3+1797=1800>>1800", "lambda x: x % 1800"):
+        assert outcomes(sandbox, task, text) == {"stated": "failed", "last number": "passed"}, text
+    for text in ("", "-1800", "#### none 1800a", "1800 or 3", "18000", "#### 3 or 1800"):
+        expected = "passed" if text == "#### none 1800a" else "failed"
+        assert set(outcomes(sandbox, task, text).values()) == {expected}, text
 
 
 def test_samples_go_out_as_the_official_harnesses_read_them(tmp_path: Path) -> None:
@@ -467,9 +470,9 @@ def test_samples_go_out_as_the_official_harnesses_read_them(tmp_path: Path) -> N
     assert plus == {"task_id": "HumanEval/2", "solution": HUMANEVAL_PLUS[0]["prompt"] + body}
     assert exported("mbpp+", answers("x = 1")) == [{"task_id": "Mbpp/2", "solution": "x = 1"}]
     assert exported("mbpp", answers("x = 1")) == [{"task_id": 11, "solution": "x = 1"}]
-    assert exported("gsm8k", answers("#### 1,5", "?")) == [
+    assert exported("gsm8k", answers("#### 1,5", "? 3")) == [
         {"task_id": 0, "answer": "#### 1,5", "number": "15"},
-        {"task_id": 0, "answer": "?", "number": None},
+        {"task_id": 0, "answer": "? 3", "number": None},
     ]
     assert exported("livecodebench", answers("```\na\n```", "b")) == [
         {"question_id": "abc300_a", "code_list": ["a", "b"]}
