@@ -11,7 +11,7 @@ import torch
 
 from nfcot_model.errors import UserError
 from nfcot_model.layout import lay_out
-from nfcot_model.reasoners import KINDS, load_nfcot, load_reasoner
+from nfcot_model.reasoners import KINDS, WITH_DENSITY, load_nfcot, load_reasoner
 from nfcot_model.reasoners.kinds import reasoner_over
 from nfcot_model.thoughts import Thoughts
 from nfcot_model.traces import check_run, collect, read_run
@@ -21,11 +21,11 @@ from tests.tiny import digits, tiny_baseline, tiny_reasoner
 
 PROBLEMS = make_world("digits", "test", 1, 5, steps=(1, 5))
 PROMPTS = [p.prompt for p in PROBLEMS]
-OTHERS = [kind for kind in KINDS if kind != "nfcot"]
+OTHERS = [kind for kind in KINDS if kind not in WITH_DENSITY]
 
 
 def tiny(kind: str, **config):
-    if kind not in ("nfcot", "regressed"):
+    if kind not in (*WITH_DENSITY, "regressed"):
         return tiny_baseline(kind, **config)
     made = tiny_reasoner(reasoner=kind, **config)
     if kind == "regressed":
@@ -126,7 +126,7 @@ def test_a_folder_says_what_it_holds(kind: str, tmp_path) -> None:
     thoughts = loaded.think(PROMPTS, tau=0.0, noise_seeds=range(5))
     assert torch.equal(thoughts.u, reasoner.think(PROMPTS, tau=0.0, noise_seeds=range(5)).u)
     assert loaded.answer(PROMPTS, thoughts) == reasoner.answer(PROMPTS, thoughts)
-    if kind == "nfcot":
+    if kind in WITH_DENSITY:
         assert load_nfcot(tmp_path / "m").checkpoint_hash == loaded.checkpoint_hash
     else:
         with pytest.raises(UserError, match=f"reasons as '{kind}', expected a model of nfcot"):
