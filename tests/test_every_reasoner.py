@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,19 +11,20 @@ from streamlit.testing.v1 import AppTest
 
 import viz_app
 from nfcot_model.cli import main
-from nfcot_model.reasoners import KINDS, WITH_DENSITY
+from nfcot_model.reasoners import KINDS, WITH_DENSITY, load_reasoner
 from nfcot_model.reasoners.kinds import reasoner_over
 from nfcot_model.retrofit.artifact import load_retrofit, save_retrofit
 from nfcot_model.retrofit.fit import FitSettings, fit_retrofit
 from nfcot_model.retrofit.scoring import score_into
-from nfcot_model.traces import read_run
-from nfcot_model.worlds import write_problems
+from nfcot_model.sandbox import Sandbox
+from nfcot_model.traces import collect, read_run
 from tests.tiny import brief_reasoner, digits, tiny_baseline
 from viz_app.server import RUNS_DIR_VARIABLE
 
 APP = Path(viz_app.__file__).parent / "app.py"
 THINKING = [kind for kind in KINDS if kind != "direct"]
 RUNS = {"clean": 10, "test": 11}
+N = 40
 
 
 def told(line: str, code: int = 0) -> None:
@@ -33,25 +34,29 @@ def told(line: str, code: int = 0) -> None:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A model folder and two runs of each kind, by the command."""
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder and two runs of each kind."""
     folder = tmp_path_factory.mktemp("every")
-    for name, seed in RUNS.items():
-        write_problems(folder / f"{name}.jsonl", digits(60, seed=seed))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    problems = {name: digits(N, seed=seed) for name, seed in RUNS.items()}
+    with Sandbox() as sandbox:
         for kind in KINDS:
             if kind in (*WITH_DENSITY, "regressed"):
                 made = brief_reasoner(reasoner=kind)
-                reasoner = reasoner_over(made.model, made.tokenizer)
+                made = reasoner_over(made.model, made.tokenizer)
             else:
-                reasoner = tiny_baseline(kind, max_answer_tokens=4)
-            reasoner.save(folder / "models" / kind)
+                made = tiny_baseline(kind, max_answer_tokens=4)
+            made.save(folder / "models" / kind)
+            reasoner = load_reasoner(folder / "models" / kind)
             for name in RUNS:
-                told(
-                    f"trace models/{kind} {name}.jsonl -o runs/{kind}-{name} --activations thoughts"
+                collect(
+                    reasoner,
+                    problems[name],
+                    folder / "runs" / f"{kind}-{name}",
+                    activations="thoughts",
+                    model_path=folder / "models" / kind,
+                    sandbox=sandbox,
                 )
-        yield folder
+    return folder
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -60,7 +65,7 @@ def test_a_run_is_whole_and_says_who_thought_it(
 ) -> None:
     capsys.readouterr()
     told(f"run fsck {store}/runs/{kind}-test --json")
-    assert json.loads(capsys.readouterr().out)["traces"] == 60
+    assert json.loads(capsys.readouterr().out)["traces"] == N
     run = read_run(store / "runs" / f"{kind}-test")
     assert run.manifest["reasoner"] == kind
     if kind in WITH_DENSITY:
@@ -95,7 +100,7 @@ def test_without_a_density_a_retrofit_flow_is_audited(
     told(f"audit run {scored} -o {tmp_path}/b --json")
     summary = json.loads(capsys.readouterr().out)
     assert summary["scorer"] == "retrofit"
-    assert summary["n"] == 60
+    assert summary["n"] == N
 
 
 @pytest.mark.parametrize("kind", WITH_DENSITY)
@@ -106,7 +111,7 @@ def test_a_density_of_its_own_is_audited(
     capsys.readouterr()
     told(f"audit run {test} --calibration {clean} --alpha 0.2 -o {tmp_path}/a --json")
     summary = json.loads(capsys.readouterr().out)
-    assert summary["n"] == 60
+    assert summary["n"] == N
     assert summary["scorer"] != "retrofit"
 
 
@@ -130,16 +135,31 @@ def test_thoughts_are_tested_causally_or_it_is_said_why_not(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("page", ["runs", "map", "trace", "audit"])
-def test_pages_show_it(
-    page: str, kind: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs = tmp_path / "runs"
-    runs.mkdir()
-    (runs / kind).symlink_to(store / "runs" / f"{kind}-test")
-    monkeypatch.setenv(RUNS_DIR_VARIABLE, str(runs))
-    at = AppTest.from_file(str(APP), default_timeout=120)
-    at.query_params["run"] = kind
-    at = at.run().switch_page(f"app_pages/{page}.py").run()
+@pytest.mark.parametrize("page", ["map", "trace"])
+def test_pages_show_it(page: str, kind: str, opened: Callable[[str, str], AppTest]) -> None:
+    at = opened(page, f"{kind}-test")
     assert not at.exception
     assert not at.error
+
+
+@pytest.mark.parametrize("page", ["runs", "audit"])
+def test_pages_show_all_kinds_side_by_side(
+    page: str, opened: Callable[[str, str], AppTest]
+) -> None:
+    at = opened(page, "dual-test")
+    assert not at.exception
+    assert not at.error
+    if page == "runs":
+        assert set(at.dataframe[0].value["reasoner"]) == set(KINDS)
+
+
+@pytest.fixture
+def opened(store: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], AppTest]:
+    def page_of(page: str, run: str) -> AppTest:
+        monkeypatch.delenv(RUNS_DIR_VARIABLE, raising=False)
+        at = AppTest.from_file(str(APP), default_timeout=120).run()
+        monkeypatch.setenv(RUNS_DIR_VARIABLE, str(store / "runs"))
+        at.query_params["run"] = run
+        return at.switch_page(f"app_pages/{page}.py").run()
+
+    return page_of
