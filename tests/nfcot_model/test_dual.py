@@ -363,3 +363,25 @@ def test_the_commands_from_a_config_to_an_audit(
     assert audited["n"] == 40
     captured = told("activations test --sites answer_projection.hook_in --json")
     assert captured["thoughts"] == int(read_run("test").traces["K"].sum())
+
+
+def test_an_adversary_s_gradient_goes_through_what_the_answer_reads() -> None:
+    """By finite differences: the likelihood of an answer as a function of one thought."""
+    reasoner = dual()
+    thoughts = some_thoughts([3, 1, 5, 2, 4])
+    answers = [str(p.answer) for p in PROBLEMS]
+    layout = reasoner.layout(PROMPTS, thoughts.K.tolist(), side="right", answers=answers)
+    said = layout.targets != IGNORE
+
+    def loss(u: torch.Tensor) -> torch.Tensor:
+        states = reasoner.model.answering(layout, u).last_hidden_state
+        logp = reasoner.model.lm_logits(states[said]).log_softmax(-1)
+        return logp.gather(-1, layout.targets[said][:, None]).sum()
+
+    u = thoughts.u.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(u), [u])
+    step = torch.zeros_like(u)
+    step[2, 1, 3] = 1e-2
+    with torch.no_grad():
+        rise = (loss(u + step) - loss(u - step)) / 2e-2
+    torch.testing.assert_close(slope[2, 1, 3], rise, atol=2e-2, rtol=2e-2)

@@ -107,7 +107,7 @@ def test_the_other_columns_of_the_table_hold(kind: str) -> None:
     thoughts = reasoner.think(PROMPTS, tau=0.7, noise_seeds=range(5))
     assert row["D"] == ("d_model" if reasoner.model.d_model == reasoner.D else "codec's")
     assert row["tau"].startswith("of ") == reasoner.draws
-    stops = row["K"].startswith(("the model stops", "as `nfcot`", "up to"))
+    stops = row["K"].startswith(("the model stops", "as `nfcot`", "up to", "loops"))
     assert reasoner.variable_k == stops
     if row["K"].startswith(("0", "fixed")):
         assert len(set(thoughts.K.tolist())) == 1
