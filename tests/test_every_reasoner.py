@@ -79,7 +79,7 @@ def test_thoughts_are_probed(kind: str, store: Path, tmp_path: Path) -> None:
     site = "h@-1@0" if kind == "pause" else "u@0"
     told(
         f"probe fit {store}/runs/{kind}-test --label steps --site {site}"
-        f" --draws 50 --permutations 9 --no-controls -o {tmp_path}/p"
+        f" --draws 100 --permutations 9 --no-controls -o {tmp_path}/p"
     )
     told(f"probe apply {tmp_path}/p {store}/runs/{kind}-clean")
 

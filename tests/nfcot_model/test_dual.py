@@ -355,9 +355,9 @@ def test_the_commands_from_a_config_to_an_audit(
         traced = told(f"trace work/joint/model {name}.jsonl -o {name} --max-thoughts 3 --json")
         assert traced["traces"] == 40
         assert traced["replay_error_max"] < 1e-3
-        assert told(f"run fsck {name} --json")["whole"]
+        assert told(f"run fsck {name} --json")["traces"] == 40
     assert read_run("test").manifest["reasoner"] == "dual"
-    probed = told("probe fit clean --label steps --site u@0 --draws 50 --permutations 9 --json")
+    probed = told("probe fit clean --label steps --site u@0 --draws 100 --permutations 9 --json")
     assert probed["site"] == "u@0"
     audited = told("audit run test --calibration clean --alpha 0.2 -o audit --json")
     assert audited["n"] == 40
