@@ -18,13 +18,14 @@ from nfcot_model.retrofit.fit import FitSettings, fit_retrofit
 from nfcot_model.retrofit.scoring import score_into
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.traces import collect, read_run
-from tests.tiny import brief_reasoner, digits, tiny_baseline
+from nfcot_model.worlds import make_world
+from tests.tiny import brief_reasoner, tiny_baseline
 from viz_app.server import RUNS_DIR_VARIABLE
 
 APP = Path(viz_app.__file__).parent / "app.py"
 THINKING = [kind for kind in KINDS if kind != "direct"]
-RUNS = {"clean": 10, "test": 11}
-N = 40
+RUNS = ("clean", "test")
+N = 64
 
 
 def told(line: str, code: int = 0) -> None:
@@ -37,7 +38,8 @@ def told(line: str, code: int = 0) -> None:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder and two runs of each kind."""
     folder = tmp_path_factory.mktemp("every")
-    problems = {name: digits(N, seed=seed) for name, seed in RUNS.items()}
+    drawn = make_world("digits", "test", 10, 2 * N, (3, 4))
+    problems = dict(zip(RUNS, (drawn[::2], drawn[1::2]), strict=True))
     with Sandbox() as sandbox:
         for kind in KINDS:
             if kind in (*WITH_DENSITY, "regressed"):

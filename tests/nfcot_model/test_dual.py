@@ -350,17 +350,18 @@ def test_the_commands_from_a_config_to_an_audit(
     trained = told("train all --config dual.yaml -o work --json")
     assert set(trained["validation"]) == {"codec", "warmup", "joint"}
     assert trained["validation"]["joint"]["nll"] > 0
-    for name, seed in (("clean", 5), ("test", 6)):
-        write_problems(tmp_path / f"{name}.jsonl", make_world("digits", "test", seed, 40))
+    drawn = make_world("digits", "test", 5, 128, (3, 4))
+    for name, problems in (("clean", drawn[::2]), ("test", drawn[1::2])):
+        write_problems(tmp_path / f"{name}.jsonl", problems)
         traced = told(f"trace work/joint/model {name}.jsonl -o {name} --max-thoughts 3 --json")
-        assert traced["traces"] == 40
+        assert traced["traces"] == 64
         assert traced["replay_error_max"] < 1e-3
-        assert told(f"run fsck {name} --json")["traces"] == 40
+        assert told(f"run fsck {name} --json")["traces"] == 64
     assert read_run("test").manifest["reasoner"] == "dual"
     probed = told("probe fit clean --label steps --site u@0 --draws 100 --permutations 9 --json")
     assert probed["site"] == "u@0"
     audited = told("audit run test --calibration clean --alpha 0.2 -o audit --json")
-    assert audited["n"] == 40
+    assert audited["n"] == 64
     captured = told("activations test --sites answer_projection.hook_in --json")
     assert captured["thoughts"] == int(read_run("test").traces["K"].sum())
 
