@@ -24,7 +24,7 @@ import torch
 
 from nfcot_model.errors import UserError
 from nfcot_model.model import at
-from nfcot_model.reasoners import NFCoTReasoner
+from nfcot_model.reasoners import WITH_DENSITY, NFCoTReasoner
 from nfcot_model.traces import Run
 from nfcot_model.traces.activations import ActivationSet
 from nfcot_model.traces.model_of import model_of, refuse_other_model
@@ -197,7 +197,7 @@ def _hook_maker(hook: str, run: Run, reasoner: NFCoTReasoner) -> Make:
 
 def _model(run: Run) -> NFCoTReasoner:
     kind = run.manifest["reasoner"]
-    if kind != NFCoTReasoner.name:
+    if kind not in WITH_DENSITY:
         raise UserError(
             f"{run.path}: is of the reasoner '{kind}', these controls need an NF-CoT model"
         )
