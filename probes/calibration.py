@@ -43,9 +43,10 @@ def fit_calibration(logits: Floats, y: Ints) -> Calibration:
     """Which slope and offsets turn logits into probabilities that come true?
 
     logits [n] (binary decision values) or [n, C], of rows that the probe was not fitted on (out of
-    fold); y [n]. Maximum likelihood of targets (N_c + 1) / (N_c + C) for the true class instead of
-    1, so that logits without a mistake keep a finite slope: Platt 1999, and for more classes a
-    temperature (Guo et al. 2017) with offsets. Raises UserError for logits that are not finite.
+    fold); y [n]. Maximum likelihood of targets (N_c + 1) / (N_c + 2) for the true class instead of
+    1, the rest shared by the others, so that logits without a mistake keep a finite slope: Platt
+    1999, and for more classes a temperature (Guo et al. 2017) with offsets. Raises UserError for
+    logits that are not finite.
     """
     z = _columns(np.asarray(logits, dtype=np.float64))
     n, C = z.shape
@@ -55,7 +56,8 @@ def fit_calibration(logits: Floats, y: Ints) -> Calibration:
             " not finite; look for extreme values among the probe's features"
         )
     counts = np.bincount(y, minlength=C)[y][:, None]
-    targets = np.where(np.arange(C) == y[:, None], counts + 1, 1) / (counts + C)
+    right = (counts + 1) / (counts + 2)
+    targets = np.where(np.arange(C) == y[:, None], right, (1 - right) / max(C - 1, 1))
     scale = float(np.abs(z - z.mean(axis=0)).mean()) or 1.0
     unit = z / scale
 

@@ -56,10 +56,10 @@ def crossfit(
     X [n, D]; y [n] class indices or numbers; fold [n], 0 .. F-1; permuted [P, n] labellings for the
     null. All estimators share standardisation and basis, fitted on training rows only.
     """
-    middle = y.mean() if kind == "number" else y.new_zeros(())
-    if kind == "number":  # in single precision, few digits are left of numbers far from nought
-        y = (y - middle).to(X)
-        permuted = None if permuted is None else (permuted - middle).to(X)
+    middle, spread = _middle_and_spread(y) if kind == "number" else (0.0, 1.0)
+    if kind == "number":  # in single precision few digits are left of others, or none
+        y = ((y - middle) / spread).to(X)
+        permuted = None if permuted is None else ((permuted - middle) / spread).to(X)
     folds = int(fold.max()) + 1
     moments = [Moments.of(X[fold == b]) for b in range(folds)]
     losses = {e.name: _inner_losses(X, y, kind, classes, fold, e, moments) for e in estimators}
@@ -82,7 +82,7 @@ def crossfit(
             nulls[e.name].append(found[1:])
     return {
         e.name: Crossfit(
-            scores[e.name].double() + middle,
+            scores[e.name].double() * spread + middle,
             float(torch.stack(values[e.name]).nanmean()),
             torch.stack(nulls[e.name]).nanmean(0),
             tuple(_best(e, loss) for loss in losses[e.name]),
@@ -90,6 +90,12 @@ def crossfit(
         )
         for e in estimators
     }
+
+
+def _middle_and_spread(y: Tensor) -> tuple[float, float]:
+    """Numbers less the first and over the second are of unit size."""
+    middle = float(y.double().mean())
+    return middle, float((y.double() - middle).abs().max()) or 1.0
 
 
 def fit_all(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = ["KINDS", "Labels", "available_labels", "class_key", "has_label", "rea
 
 KINDS = ("auto", "binary", "multiclass", "number")
 MAX_WHOLE = 20
+MOST = sys.float_info.max
 _BOOKKEEPING = {"trace_id", "labels", "steps", "shard", "row", "u_sha256"}
 TRACE_COLUMNS = [name for name in TRACES_SCHEMA.names if name not in _BOOKKEEPING]
 THOUGHT_COLUMNS = [name for name in THOUGHTS_SCHEMA.names if name not in _BOOKKEEPING]
@@ -257,7 +259,7 @@ def _is_number(present: Sequence[Any]) -> bool:
 def _refuse_no_numbers(
     run: Run, label: str, found: _Found, present: Sequence[Any], table: LabelTable | None
 ) -> None:
-    bad = [v for v in present if not (isinstance(v, int | float) and np.isfinite(v))]
+    bad = [v for v in present if not (isinstance(v, int | float) and abs(v) <= MOST)]
     if not bad:
         return
     if found.level == "csv" and table is not None:

@@ -87,6 +87,11 @@ def fit_lines(probe: Mapping[str, Any]) -> list[str]:
             f" {shown(mdl['compression'])} times shorter than uniform,"
             f" {shown(mdl['over_shares'])} times shorter than shares of classes"
         )
+    if any(e["value"] is not None and e["low"] == e["high"] for e in probe["metrics"].values()):
+        lines.append(
+            "an interval without width: no resample of groups contained a mistake; that none can"
+            " happen it does not say"
+        )
     for reason in dict.fromkeys(probe["withheld"].values()):
         names = [n for n, why in probe["withheld"].items() if why == reason]
         lines.append(f"no {', '.join(n.replace('_', ' ') for n in names)}: {reason}")
@@ -133,6 +138,12 @@ def sweep_lines(sweep: Sweep) -> list[str]:
     if sweep.no_null is not None:
         lines.append(f"no p-values: {sweep.no_null}")
     lines += [f"not read at {place}: {reason}" for place, reason in sweep.refused.items()]
+    bare = [cell for cell in sweep.cells if cell.no_interval is not None]
+    if bare:
+        lines.append(
+            f"no intervals of means over classes at {len(bare)} of {len(sweep.cells)} cells, such"
+            f" as {bare[0].site}: {bare[0].no_interval}; trace more problems"
+        )
     return lines
 
 
@@ -264,10 +275,12 @@ def transfer_table(found: Transfer) -> Table:
 
 
 def collected_markdown(
-    probes: Sequence[Mapping[str, Any]], sweeps: Sequence[Mapping[str, Any]]
+    probes: Sequence[Mapping[str, Any]],
+    sweeps: Sequence[Mapping[str, Any]],
+    damaged: Sequence[str] = (),
 ) -> str:
     """Probes and sweeps, as their folders keep them, as one Markdown text."""
-    lines = ["# Probes", ""]
+    lines = ["# Probes", "", *(f"* left out: {printable(reason)}" for reason in damaged), ""]
     head = ["run", "label", "site", "estimator", "traces", "headline"]
     rows = [
         [p["run"], p["label"], p["site"], p["estimator"], str(p["n"]), p["headline"]]

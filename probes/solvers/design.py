@@ -10,6 +10,7 @@ from torch import Tensor
 __all__ = ["Design", "Moments", "design"]
 
 # Directions of less than this share of the largest variance are left out.
+SMALLEST = 1e8
 RANK_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
 
 
@@ -64,13 +65,15 @@ class Moments:
 def design(X: Tensor, moments: Moments | None = None) -> Design:
     """Which coordinates make a linear fit on the rows of X [n, D] cheap? `moments`: theirs.
 
-    A constant feature gets scale 1, as in scikit-learn's StandardScaler. The penalty of logistic
+    A constant feature gets scale 1, by scikit-learn's rule for its StandardScaler, and so does one
+    so small that its inverse is hardly a number of X's precision. The penalty of logistic
     and ridge regression does not change under the rotation, so weights are the same as without.
     """
     known = moments or Moments.of(X)
-    deviation = (known.scatter.diagonal() / known.n).sqrt()
-    floor = 10 * torch.finfo(X.dtype).eps * (known.mean.abs() + 1e-30)
-    scale = torch.where(deviation <= floor, 1.0, deviation)
+    spread, rounding = known.scatter.diagonal() / known.n, known.n * torch.finfo(torch.double).eps
+    constant = spread <= rounding * spread + (rounding * known.mean).square()
+    constant |= spread.sqrt() < SMALLEST * torch.finfo(X.dtype).tiny
+    scale = torch.where(constant, 1.0, spread.sqrt())
     # in double: in single precision LAPACK fails on some matrices of low rank
     variance, basis = torch.linalg.eigh(known.scatter / known.n / torch.outer(scale, scale))
     kept = variance > RANK_TOLERANCE[X.dtype] * variance[-1].clamp(min=1e-300)
