@@ -63,9 +63,10 @@ class BackboneModel(PreTrainedModel):
     def embed(self, layout: Layout, u: Tensor) -> Tensor:
         """Input embeddings [B, T, d_model]: tokens, with projected thoughts in their places."""
         embedded = self.get_input_embeddings()(layout.input_ids)
-        rows, ks = layout.mask.nonzero(as_tuple=True)
-        thoughts = self.project(u).to(embedded.dtype)[rows, ks]
-        return embedded.index_put((rows, layout.thought_at[rows, ks]), thoughts)
+        streams, ks = layout.mask.nonzero(as_tuple=True)
+        thoughts = self.project(u).to(embedded.dtype)[streams, ks]
+        rows = streams if layout.rows is None else layout.rows[streams]
+        return embedded.index_put((rows, layout.thought_at[streams, ks]), thoughts)
 
     def lm_logits(self, h: Tensor) -> Tensor:
         """Token logits in fp32, as the backbone itself would give them for final states `h`."""
@@ -93,8 +94,10 @@ class BackboneModel(PreTrainedModel):
         return functional.cross_entropy(self.lm_logits(states[chosen]), targets[chosen])
 
 
-def at(states: Tensor, columns: Tensor) -> Tensor:
-    """The states [B, K, d] at the given columns [B, K] of states [B, T, d]."""
+def at(states: Tensor, columns: Tensor, rows: Tensor | None = None) -> Tensor:
+    """The states [B, K, d] at the given columns [B, K] of states [B, T, d], or of their `rows`."""
+    if rows is not None:
+        return states[rows[:, None], columns]
     return states.gather(1, columns[..., None].expand(-1, -1, states.shape[-1]))
 
 

@@ -93,20 +93,21 @@ class NFCoTModel(BackboneModel):
         targets: Tensor,
         e: Tensor,
         target_noise: float = 0.0,
+        rows: Tensor | None = None,
     ) -> NFCoTOutput:
         """The joint loss of one batch (equation 3.3, both weights 1, plus the stop decision).
 
         `e` [B, K, D] are the codec's latents of the reference reasoning. `target_noise` is the
         standard deviation of the Gaussian noise that keeps the density from degenerating. For
         "regressed", whose flow stays the identity, the squared error of the mean stands in the
-        place of the likelihood.
+        place of the likelihood. `rows`: see `Layout`.
         """
-        layout = Layout(input_ids, attention_mask, position_ids, thought_at, mask, targets)
+        layout = Layout(input_ids, attention_mask, position_ids, thought_at, mask, targets, rows)
         u, logdet = self.flow(e + target_noise * torch.randn_like(e), mask)
         states = self.stream(layout, u).last_hidden_state
-        mu, log_sigma = self.nf_head(at(states, thought_at - 1))
+        mu, log_sigma = self.nf_head(at(states, thought_at - 1, rows))
         answer = self.token_loss(states, targets)
-        stop = self._stop_loss(states, thought_at, mask)
+        stop = self._stop_loss(states, thought_at, mask, rows)
         if self.config.reasoner == "regressed":
             squared = ((u - mu).square() * mask[..., None]).sum() / (mask.sum() * self.config.D)
             return NFCoTOutput(
@@ -117,12 +118,14 @@ class NFCoTModel(BackboneModel):
         nll = -logp / (mask.sum() * self.config.D)
         return NFCoTOutput(loss=nll + answer + stop, nll=nll, answer=answer, stop=stop)
 
-    def _stop_loss(self, states: Tensor, thought_at: Tensor, mask: Tensor) -> Tensor:
+    def _stop_loss(
+        self, states: Tensor, thought_at: Tensor, mask: Tensor, rows: Tensor | None
+    ) -> Tensor:
         if not self.config.variable_k:
             return states.new_zeros(())
         decides = self.decides(mask)
         last = torch.arange(mask.shape[1], device=mask.device) == mask.sum(-1, keepdim=True) - 1
-        logp = self.stop_logp(at(states, thought_at)[decides])
+        logp = self.stop_logp(at(states, thought_at, rows)[decides])
         return functional.nll_loss(logp, last[decides].long())
 
     def decides(self, mask: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from nfcot_model import likelihood, sampling
+from nfcot_model.chat import template_of
 from nfcot_model.errors import UserError
 from nfcot_model.layout import IGNORE, Layout, pad_chunks
 from nfcot_model.model import NFCoTModel
@@ -28,13 +29,13 @@ class NFCoTReasoner:
     has_likelihood = True
     has_decoder = True
     draws = True
-    prompt_template = "{prompt}"
 
     def __init__(
         self, model: NFCoTModel, tokenizer: PreTrainedTokenizerBase, checkpoint_hash: str = ""
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self.prompt_template = template_of(model.config, tokenizer)
         self.checkpoint_hash = checkpoint_hash
         self.D: int = model.config.D
         slots: int = model.config.codec["slots"]
@@ -179,7 +180,7 @@ class NFCoTReasoner:
 
         Raises UserError for a text that spells a control token: it would open or close thinking.
         """
-        return tokens_of(self.tokenizer, self.model.ids, texts, opening=opening)
+        return tokens_of(self.tokenizer, self.model, texts, opening=opening)
 
     def encodes(self, steps: Sequence[Sequence[str]]) -> bool:
         """Can reasoning of this length be encoded at all, by this codec and budget?"""

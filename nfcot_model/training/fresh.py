@@ -6,7 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from nfcot_model.baseline import BaselineModel, baseline_over
 from nfcot_model.errors import UserError
@@ -14,12 +19,13 @@ from nfcot_model.model import NFCoTModel, model_over
 from nfcot_model.reasoners import Reasoner
 from nfcot_model.reasoners.kinds import reasoner_over
 from nfcot_model.tokenizer import train_tokenizer
+from nfcot_model.training.backbones import check_backbone
 from nfcot_model.training.config import WITH_CODEC, TrainConfig
 from nfcot_model.training.data import vocabulary_texts
 
 __all__ = ["fresh_reasoner"]
 
-Backbone = dict[str, object] | Path
+Backbone = dict[str, object] | Path | PreTrainedModel
 
 
 def fresh_reasoner(config: TrainConfig) -> Reasoner:
@@ -43,10 +49,15 @@ def fresh_reasoner(config: TrainConfig) -> Reasoner:
         tokenizer = train_tokenizer(vocabulary_texts(config.data, config.seed), model.vocab_size)
     make = _with_codec if config.reasoner in WITH_CODEC else _baseline
     try:
+        if isinstance(backbone, Path):
+            backbone = AutoModelForCausalLM.from_pretrained(backbone, local_files_only=True)
+            check_backbone(backbone, str(model.backbone))
         fresh = make(config, backbone, tokenizer)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"model.backbone: not a causal language model ({reason})") from None
+    if isinstance(backbone, dict):
+        check_backbone(fresh.backbone, "model.backbone")
     return reasoner_over(fresh, tokenizer)
 
 
@@ -63,6 +74,8 @@ def _with_codec(
         max_thoughts=model.max_thoughts,
         max_answer_tokens=model.max_answer_tokens,
         reasoner=config.reasoner,
+        chat=model.chat,
+        system=model.system,
     )
 
 
@@ -87,4 +100,6 @@ def _baseline(
         exit_threshold=settings.exit_threshold,
         max_reasoning_tokens=settings.max_reasoning_tokens,
         max_answer_tokens=config.model.max_answer_tokens,
+        chat=config.model.chat,
+        system=config.model.system,
     )
