@@ -74,16 +74,25 @@ class BackboneModel(PreTrainedModel):
         cap = getattr(self.backbone.config.get_text_config(), "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    def stream(self, layout: Layout, u: Tensor, hidden: bool = False, cache: bool = False) -> Any:
+    def stream(
+        self,
+        layout: Layout,
+        u: Tensor,
+        hidden: bool = False,
+        cache: bool = False,
+        past: Any = None,
+    ) -> Any:
         """One causal pass over whole streams; the backbone's output (last and hidden states).
 
-        Streams padded on the right need no mask: nothing attends to what comes after it.
+        Streams padded on the right need no mask: nothing attends to what comes after it. `past` is
+        an empty cache to be filled, for one of a fixed size.
         """
         padded_left = not bool(layout.attention_mask[:, 0].all())
         return self.backbone.base_model(
             inputs_embeds=self.embed(layout, u),
             attention_mask=layout.attention_mask if padded_left else None,
             position_ids=layout.position_ids,
+            past_key_values=past,
             output_hidden_states=hidden,
             use_cache=cache,
         )

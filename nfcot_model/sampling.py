@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from nfcot_model.errors import UserError
 from nfcot_model.layout import Layout
 from nfcot_model.model import NFCoTModel
+from nfcot_model.stepping import Step, Stepping, static_cache, step_of
 from nfcot_model.thoughts import NewThoughts, Thoughts
 
 __all__ = ["OnThought", "Stream", "answer", "draw_noise", "noise_seed", "think"]
@@ -39,16 +41,34 @@ class Stream:
     `opening` is the backbone's output over the layout it starts from, `state` [B, d_model] the
     last state of each row, `layers` what every layer said of what was last fed, where `extend` was
     asked for it. Streams that are to be extended must be padded on the left.
+
+    With `stepping` other than "growing" the cache has a fixed size, for `room` further positions,
+    and single positions are fed by a step that can be compiled (`nfcot_model.stepping`).
     """
 
     layers: tuple[Tensor, ...] = ()
 
     @torch.no_grad()
-    def __init__(self, model: NFCoTModel, layout: Layout, u: Tensor, hidden: bool = False) -> None:
+    def __init__(
+        self,
+        model: NFCoTModel,
+        layout: Layout,
+        u: Tensor,
+        hidden: bool = False,
+        stepping: Stepping = "growing",
+        room: int = 0,
+    ) -> None:
         self.model = model
         self.attention = layout.attention_mask
         self.length = layout.attention_mask.sum(-1)
-        self.opening = model.stream(layout, u, hidden=hidden, cache=True)
+        self.filled = layout.attention_mask.shape[1]
+        self.step: Step | None = None
+        past = None
+        if stepping != "growing":
+            past, size = static_cache(model.backbone, self.filled + room)
+            self.step = step_of(stepping)
+            self.attention = functional.pad(layout.attention_mask, (0, size - self.filled))
+        self.opening = model.stream(layout, u, hidden=hidden, cache=True, past=past)
         self.cache = self.opening.past_key_values
         self.state = self.opening.last_hidden_state[:, -1]
 
@@ -68,20 +88,30 @@ class Stream:
 
         Returns the states [B, n, d_model] behind what was fed, and keeps each row's last live one.
         """
-        self.attention = torch.cat([self.attention, alive.to(self.attention)], dim=1)
         places = alive.cumsum(-1)
-        out = self.model.backbone.base_model(
-            inputs_embeds=embedded,
-            attention_mask=self.attention,
-            position_ids=(self.length[:, None] + places - 1).clamp(min=0),
-            past_key_values=self.cache,
-            output_hidden_states=hidden,
-            use_cache=True,
-        )
-        self.layers = out.hidden_states if hidden else ()
-        states: Tensor = out.last_hidden_state
+        at = (self.length[:, None] + places - 1).clamp(min=0)
+        base = self.model.backbone.base_model
+        if self.step is not None:
+            self.attention[:, self.filled : self.filled + alive.shape[1]] = alive
+        else:
+            self.attention = torch.cat([self.attention, alive.to(self.attention)], dim=1)
+        if self.step is not None and not hidden:
+            states = self.step(base, embedded, self.attention, at, self.cache)
+            self.layers = ()
+        else:
+            out = base(
+                inputs_embeds=embedded,
+                attention_mask=self.attention,
+                position_ids=at,
+                past_key_values=self.cache,
+                output_hidden_states=hidden,
+                use_cache=True,
+            )
+            self.layers = out.hidden_states if hidden else ()
+            states = out.last_hidden_state
+            self.cache = out.past_key_values
         self.length = self.length + places[:, -1]
-        self.cache = out.past_key_values
+        self.filled += alive.shape[1]
         last = (places == places[:, -1:]).int().argmax(-1)
         fed = states[torch.arange(len(states), device=states.device), last]
         self.state = torch.where(alive.any(-1, keepdim=True), fed, self.state)

@@ -17,13 +17,18 @@ from nfcot_model.errors import UserError
 from nfcot_model.layout import IGNORE, Layout, pad_chunks
 from nfcot_model.model import NFCoTModel
 from nfcot_model.reasoners.prompting import prompt_layout, tokens_of
+from nfcot_model.stepping import Stepping
 from nfcot_model.thoughts import AnswerLogp, Decoded, Scores, Thoughts
 
 __all__ = ["NFCoTReasoner"]
 
 
 class NFCoTReasoner:
-    """An `NFCoTModel` with its tokenizer. Thoughts and scores come back on the CPU."""
+    """An `NFCoTModel` with its tokenizer. Thoughts and scores come back on the CPU.
+
+    `stepping` may be set to "static" or "compiled" to think on a cache of fixed size, which is
+    faster on a GPU (docs/performance.md); the thoughts are the same up to rounding.
+    """
 
     name = "nfcot"
     has_likelihood = True
@@ -37,6 +42,7 @@ class NFCoTReasoner:
         self.tokenizer = tokenizer
         self.prompt_template = template_of(model.config, tokenizer)
         self.checkpoint_hash = checkpoint_hash
+        self.stepping: Stepping = "growing"
         self.D: int = model.config.D
         slots: int = model.config.codec["slots"]
         self.thoughts_per_step: int | None = slots if model.config.variable_k else None
@@ -82,7 +88,7 @@ class NFCoTReasoner:
         layout = self.layout(prompts, had, close=False, room=room)
         K = layout.mask.sum(-1)
         u = self._device(noise.new_zeros(len(K), 1, self.D) if given is None else given.u)
-        stream = sampling.Stream(self.model, layout, u)
+        stream = sampling.Stream(self.model, layout, u, stepping=self.stepping, room=room)
         return on_cpu(sampling.think(stream, self._device(noise), u, K, on_thought, hidden))
 
     def budget(self, max_thoughts: int | None = None) -> int:
@@ -101,7 +107,9 @@ class NFCoTReasoner:
     ) -> list[str]:
         """Which answer follows from each prompt and these thoughts (sampled, edited, given)?"""
         layout = self.layout(prompts, thoughts.K.tolist(), close=True)
-        stream = sampling.Stream(self.model, layout, self._device(thoughts.u))
+        room = self.model.config.max_answer_tokens
+        u = self._device(thoughts.u)
+        stream = sampling.Stream(self.model, layout, u, stepping=self.stepping, room=room)
         return self._write(stream, temperature, noise_seeds)
 
     def answer_scored(

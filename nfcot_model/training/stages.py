@@ -20,10 +20,10 @@ from nfcot_model.reasoners import Reasoner, load_reasoner
 from nfcot_model.training.config import STAGES, StageConfig, TrainConfig, stages_of
 from nfcot_model.training.data import data_hash
 from nfcot_model.training.fresh import fresh_reasoner
-from nfcot_model.training.lengths import survey
 from nfcot_model.training.loop import Progress, run_stage
 from nfcot_model.training.lora import Adapters, adapt
 from nfcot_model.training.objectives import objective
+from nfcot_model.training.plan import Plan, plan_of
 from nfcot_model.training.room import checkpointed, memory_advice
 from nfcot_model.training.sharding import is_sharded, sharded_accelerator
 from nfcot_model.training.state import load_weights
@@ -40,19 +40,22 @@ def train(
     *,
     report: Report | None = None,
     accelerator: Accelerator | None = None,
+    announce: Callable[[Plan], None] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Train the named stages into `out`; returns each stage's last validation figures.
 
     A stage starts from the stage before it (`out/<stage>/model`), continues its own saved state,
     and only tells its figures when finished; one of no steps is left out. The last finished
-    stage's model is a checkpoint folder like any other. Raises UserError when `out` holds
-    another training, the stage before is missing, or a batch is too small for the processes.
+    stage's model is a checkpoint folder like any other. `announce` is told, before a new training
+    starts, of its sequences and of the memory it needs. Raises UserError when `out` holds another
+    training, the stage before is missing, a batch is too small for the processes, data do not fit,
+    memory runs out or the loss diverges.
     """
     accelerator = accelerator or make_accelerator(config)
     _check_order(config, stages, out)
     _check_shares(config, stages, accelerator.num_processes)
     with accelerator.main_process_first():
-        _claim(out, config)
+        _claim(out, config, accelerator.num_processes, announce)
     figures: dict[str, dict[str, float]] = {}
     for name in stages:
         stage: StageConfig = getattr(config, name)
@@ -153,7 +156,9 @@ def _earlier(config: TrainConfig, name: str) -> list[str]:
     return [s for s in STAGES[: STAGES.index(name)] if s in stages_of(config)]
 
 
-def _claim(out: Path, config: TrainConfig) -> None:
+def _claim(
+    out: Path, config: TrainConfig, processes: int, announce: Callable[[Plan], None] | None
+) -> None:
     path = out / "train.json"
     wanted = config.model_dump(mode="json") | {"data_hash": data_hash(config.data)}
     if path.exists():
@@ -170,8 +175,12 @@ def _claim(out: Path, config: TrainConfig) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: not empty and not a training folder; choose another -o")
     fresh = fresh_reasoner(config)
-    survey(fresh, config).refuse()
+    plan = plan_of(fresh, config, processes)
+    if announce is not None:
+        announce(plan)
+    plan.refuse(config)
     out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "plan.json", plan.to_dict())
     write_json(path, wanted)
 
 

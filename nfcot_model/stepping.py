@@ -1,0 +1,69 @@
+"""One step of a stream on a key-value cache of fixed size, so that it can be compiled.
+
+On a growing cache every step has another shape, and at batch 1 most of its time goes into starting
+kernels. With fixed shapes the step is one graph: torch.compile's "reduce-overhead" records it as
+CUDA graphs, which start all kernels at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, StaticCache
+
+from nfcot_model.errors import UserError
+
+__all__ = ["STEPPING", "Step", "Stepping", "step_of", "static_cache"]
+
+Stepping = Literal["growing", "static", "compiled"]
+STEPPING: tuple[Stepping, ...] = ("growing", "static", "compiled")
+Step = Callable[[PreTrainedModel, Tensor, Tensor, Tensor, Any], Tensor]
+ROOM = 128
+
+
+def static_cache(backbone: PreTrainedModel, positions: int) -> tuple[StaticCache, int]:
+    """A cache for so many positions, rounded up, so that few sizes are ever compiled; its size."""
+    size = -(-positions // ROOM) * ROOM
+    return StaticCache(config=backbone.config, max_cache_len=size), size
+
+
+def step_of(stepping: Stepping, backend: str = "inductor") -> Step:
+    """The last states [B, n, d_model] of what is fed, in place on a cache of fixed size.
+
+    "compiled" compiles at its first use, anew for another batch size or cache size. Raises
+    UserError for an unknown name.
+    """
+    if stepping not in STEPPING:
+        raise UserError(f"stepping '{stepping}': choose one of {', '.join(STEPPING)}")
+    return _compiled(backend) if stepping == "compiled" else _step
+
+
+def _step(base: PreTrainedModel, x: Tensor, attention: Tensor, places: Tensor, cache: Any) -> Tensor:
+    states: Tensor = base(
+        inputs_embeds=x,
+        attention_mask=attention,
+        position_ids=places,
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    return states
+
+
+@lru_cache(maxsize=2)
+def _compiled(backend: str) -> Step:
+    options = {"mode": "reduce-overhead"} if backend == "inductor" else {}
+    compiled: Step = torch.compile(_step, backend=backend, dynamic=False, **options)
+
+    def step(
+        base: PreTrainedModel, x: Tensor, attention: Tensor, places: Tensor, cache: Any
+    ) -> Tensor:
+        if x.is_cuda:
+            torch.compiler.cudagraph_mark_step_begin()
+        # The graph's own output is overwritten by its next run.
+        return compiled(base, x, attention, places, cache).clone()
+
+    return step
