@@ -21,8 +21,9 @@ class Layout:
     """Where does everything stand in a padded batch of streams?
 
     Thought k of row i stands at column `thought_at[i, k]`; its Gaussian is read from the state
-    one column earlier. Streams that share rows (`training/packing.py`) have a row of `thought_at`
-    and `mask` each, and `rows` says in which row of the tokens they stand. `targets` names the token that the state at a column must predict.
+    one column earlier. `targets` names the token that the state at a column must predict. Streams
+    that share rows (`training/packing.py`) have a row of `thought_at` and `mask` each, and `rows`
+    says in which row of the tokens they stand.
     """
 
     input_ids: Tensor  # [B, T]

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, StaticCache
 
 from nfcot_model.errors import UserError
 
-__all__ = ["STEPPING", "Step", "Stepping", "step_of", "static_cache"]
+__all__ = ["STEPPING", "Step", "Stepping", "static_cache", "step_of"]
 
 Stepping = Literal["growing", "static", "compiled"]
 STEPPING: tuple[Stepping, ...] = ("growing", "static", "compiled")
@@ -42,7 +42,9 @@ def step_of(stepping: Stepping, backend: str = "inductor") -> Step:
     return _compiled(backend) if stepping == "compiled" else _step
 
 
-def _step(base: PreTrainedModel, x: Tensor, attention: Tensor, places: Tensor, cache: Any) -> Tensor:
+def _step(
+    base: PreTrainedModel, x: Tensor, attention: Tensor, places: Tensor, cache: Any
+) -> Tensor:
     states: Tensor = base(
         inputs_embeds=x,
         attention_mask=attention,

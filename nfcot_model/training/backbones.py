@@ -32,7 +32,7 @@ def check_backbone(model: PreTrainedModel, where: str) -> None:
     before, cached = _states(model, embeddings, False, where)
     after, _ = _states(model, embeddings, True, where)
     model.train(was_training)
-    if not torch.allclose(before, after, atol=1e-3 * float(before.abs().max()) + 1e-6, rtol=0):
+    if not torch.allclose(before, after, atol=1e-5 * float(before.abs().max()), rtol=0):
         raise UserError(
             f"{where}: {kind} is an encoder: earlier places see later ones; expected a causal"
             " language model"
@@ -85,7 +85,7 @@ def _states(
 ) -> tuple[Tensor, bool]:
     """The states before the last place, which is changed or not, and whether a cache was kept."""
     rows = embeddings.weight[: PLACES + 1].detach()
-    order = list(range(PLACES - 1)) + [PLACES if changed else PLACES - 1]
+    order = [*range(PLACES - 1), PLACES if changed else PLACES - 1]
     places = torch.arange(PLACES, device=rows.device)[None]
     try:
         out = model.base_model(inputs_embeds=rows[order][None], position_ids=places, use_cache=True)

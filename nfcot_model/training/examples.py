@@ -32,7 +32,9 @@ def example_files(path: str) -> list[Path]:
     if place.is_dir():
         files = sorted(p for p in place.iterdir() if p.suffix in (".jsonl", ".parquet"))
     if not files or not all(file.is_file() for file in files):
-        raise UserError(f"{path}: no such file; give a .jsonl or .parquet file, or a folder of them")
+        raise UserError(
+            f"{path}: no such file; give a .jsonl or .parquet file, or a folder of them"
+        )
     return files
 
 
@@ -201,6 +203,6 @@ def _is_held_out(problem: Problem) -> bool:
 
 
 @lru_cache(maxsize=8)
-def streamed(path: str, buffer: int, seed: int, system: str | None, reader: str) -> Streamed:
+def streamed(path: str, buffer: int, seed: int, reader: str) -> Streamed:
     """One stream for each `reader` (a stage), so that stages do not rewind each other's."""
     return Streamed(path, buffer, seed)

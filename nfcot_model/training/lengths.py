@@ -63,9 +63,7 @@ class Lengths:
             )
 
 
-def survey(
-    reasoner: Reasoner, config: TrainConfig, keep: list[Problem] | None = None
-) -> Lengths:
+def survey(reasoner: Reasoner, config: TrainConfig, keep: list[Problem] | None = None) -> Lengths:
     """One pass over all problems: their lengths under this tokenizer, and which do not fit.
 
     Problems that fit are added to `keep`.

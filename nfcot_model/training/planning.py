@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nfcot_model.training.plan import Plan
+if TYPE_CHECKING:
+    from nfcot_model.training.plan import Plan
 
 __all__ = ["plan", "show_plan"]
 
@@ -29,8 +30,7 @@ def plan(
 ) -> None:
     """Say how long the sequences are and how much memory each stage takes; train nothing.
 
-    Example: nfcot train plan --preset qwen3_8b_code --backbone Qwen3-8B-Base --examples code.jsonl
-    --processes 8
+    Example: nfcot train plan --preset qwen3_8b_code --backbone FOLDER --examples code.jsonl
     """
     from nfcot_model.errors import UserError
     from nfcot_model.terminal import console, emit_json
@@ -49,7 +49,9 @@ def plan(
     show_plan(found)
     if fitting is not None and keep is not None:
         if not keep:
-            raise UserError(f"--fitting: none of {found.lengths.n:,} problems fits; nothing written")
+            raise UserError(
+                f"--fitting: none of {found.lengths.n:,} problems fits, nothing to write"
+            )
         write_fitting(fitting, keep, settings.data.examples is not None)
         console.print(f"{len(keep):,} of {found.lengths.n:,} problems fit → {fitting}")
     if as_json:

@@ -17,7 +17,9 @@ __all__ = ["checkpointed", "memory_advice"]
 def checkpointed(backbone: PreTrainedModel) -> None:
     """Keep one input per layer and compute the rest again in the backward pass."""
     try:
-        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        backbone.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
     except ValueError:
         raise UserError(
             f"gradient_checkpointing: {backbone.config.model_type} does not support it; set it to"
@@ -52,6 +54,8 @@ def memory_advice(name: str, config: TrainConfig) -> Iterator[None]:
 
 def _is_memory(error: BaseException) -> bool:
     # torch reports a failed allocation on the CPU as a RuntimeError with this text.
-    return not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError) or (
-        "can't allocate memory" in str(error)
+    return (
+        not isinstance(error, RuntimeError)
+        or isinstance(error, torch.OutOfMemoryError)
+        or ("can't allocate memory" in str(error))
     )
