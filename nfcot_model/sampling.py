@@ -65,7 +65,8 @@ class Stream:
         self.step: Step | None = None
         past = None
         if stepping != "growing":
-            past, size = static_cache(model.backbone, self.filled + room)
+            batch = len(layout.input_ids)
+            past, size = static_cache(model.backbone, batch, self.filled + room, self)
             self.step = step_of(stepping)
             self.attention = functional.pad(layout.attention_mask, (0, size - self.filled))
         self.opening = model.stream(layout, u, hidden=hidden, cache=True, past=past)
@@ -220,8 +221,9 @@ def answer(
         alive = alive & (token != model.ids.eos)
         if not bool(alive.any()):
             break
-        for row in alive.nonzero()[:, 0].tolist():
-            written[row].append(int(token[row]))
+        for row, (lives, said) in enumerate(zip(alive.tolist(), token.tolist(), strict=True)):
+            if lives:
+                written[row].append(said)
         stream.extend(model.get_input_embeddings()(token)[:, None], alive[:, None])
     return written
 

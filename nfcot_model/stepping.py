@@ -7,9 +7,12 @@ CUDA graphs, which start all kernels at once.
 
 from __future__ import annotations
 
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -22,13 +25,33 @@ __all__ = ["STEPPING", "Step", "Stepping", "static_cache", "step_of"]
 Stepping = Literal["growing", "static", "compiled"]
 STEPPING: tuple[Stepping, ...] = ("growing", "static", "compiled")
 Step = Callable[[PreTrainedModel, Tensor, Tensor, Tensor, Any], Tensor]
-ROOM = 128
+ROOM, KEPT = 128, 4
 
 
-def static_cache(backbone: PreTrainedModel, positions: int) -> tuple[StaticCache, int]:
-    """A cache for so many positions, rounded up, so that few sizes are ever compiled; its size."""
+_Kept = OrderedDict[tuple[Any, ...], tuple[StaticCache, "weakref.ref[object]"]]
+_kept: WeakKeyDictionary[PreTrainedModel, _Kept] = WeakKeyDictionary()
+
+
+def static_cache(
+    backbone: PreTrainedModel, batch: int, positions: int, holder: object
+) -> tuple[StaticCache, int]:
+    """An empty cache for so many positions, rounded up, and its size.
+
+    A recorded graph belongs to one cache's memory, so the last few caches are used again once what
+    held them is gone; `holder` is what will hold this one.
+    """
     size = -(-positions // ROOM) * ROOM
-    return StaticCache(config=backbone.config, max_cache_len=size), size
+    kept = _kept.setdefault(backbone, OrderedDict())
+    key = (batch, size, backbone.dtype, backbone.device)
+    cache, held = kept.pop(key, (None, None))
+    if cache is None or held is None or held() is not None:
+        cache = StaticCache(config=backbone.config, max_cache_len=size)
+    else:
+        cache.reset()
+    kept[key] = (cache, weakref.ref(holder))
+    while len(kept) > KEPT:
+        kept.popitem(last=False)
+    return cache, size
 
 
 def step_of(stepping: Stepping, backend: str = "inductor") -> Step:

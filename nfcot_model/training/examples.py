@@ -2,9 +2,9 @@
 
     {"prompt": "…", "reasoning": "…", "answer": "…"}
 
-`prompt` is a text, or a list of one chat message, the user's; `reasoning` a text, whose lines are its
-steps (blank ones left out), or a list of steps. Other fields are not read. A file is JSON lines, or
-Parquet. The row's answer is checked by its text.
+`prompt` is a text, or a list of one chat message, the user's; `reasoning` a text, whose lines are
+its steps (blank ones left out), or a list of steps. Other fields are not read. A file is JSON
+lines, or Parquet. The row's answer is checked by its text.
 """
 
 from __future__ import annotations

@@ -146,10 +146,8 @@ def _activations(
     # The residual stream is fp32 wherever weights are: embeddings put it in.
     stream = 2 if config.lora is not None and size == 2 else 4
     per_layer = _layer_bytes(shape, d, size, stream)
-    if config.gradient_checkpointing:
-        kept = layers * d * stream + per_layer
-    else:
-        kept = layers * per_layer
+    inputs = layers * d * stream + per_layer
+    kept = inputs if config.gradient_checkpointing else layers * per_layer
     # Logits of what is predicted: fp32, their log-softmax, their gradient.
     predicted = rows * min(columns, model.config.max_answer_tokens + _written(model, columns))
     vocabulary = int(shape.vocab_size)

@@ -1,16 +1,17 @@
-"""Training at scale, in the small: adapters, shards, packing, examples, chats; and what goes wrong."""
+"""Training at scale, in the small: adapters, shards, packing, examples, chats, and faults."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from nfcot_model.errors import UserError
@@ -38,19 +39,29 @@ from nfcot_model.worlds import make_world, write_problems
 from tests.tiny import BACKBONES, tiny_baseline, tiny_reasoner
 
 PROBLEMS = make_world("digits", "train", 0, 9, steps=(1, 6))
-RUN = """
-import os, signal, sys
+SHARED = """
+import sys
 from pathlib import Path
 import torch
+from accelerate.state import AcceleratorState
 from nfcot_model.training.config import TrainConfig
 from nfcot_model.training.stages import train
 torch.set_num_threads(1)
-config = TrainConfig.model_validate_json(Path(sys.argv[1]).read_text())
-fatal = sys.argv[3:]
-def report(progress):
-    if [progress.stage, str(progress.step)] == fatal:
-        os.kill(os.getpid(), signal.SIGKILL)
-train(config, ["codec", "warmup", "joint"], Path(sys.argv[2]), report=report)
+folder = Path(sys.argv[1])
+def run(name, report=None):
+    AcceleratorState._reset_state()
+    config = TrainConfig.model_validate_json((folder / f"{name}.json").read_text())
+    train(config, ["codec", "warmup", "joint"], folder / name, report=report)
+def stop(progress):
+    if (progress.stage, progress.step) == ("joint", 4):
+        raise InterruptedError
+run("copies")
+try:
+    run("shards", stop)
+except InterruptedError:
+    (folder / "stopped").touch()
+assert not (folder / "shards" / "joint" / "model").exists()
+run("shards")
 """
 
 
@@ -77,6 +88,15 @@ class KilledError(Exception):
     pass
 
 
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps its precision for a whole process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_adapters_train_resume_and_leave_an_ordinary_checkpoint(precision: str, tmp_path) -> None:
     pytest.importorskip("peft")
@@ -147,32 +167,24 @@ def test_without_peft_adapters_are_refused_in_one_line(tmp_path, monkeypatch) ->
 
 
 def test_two_processes_with_shards_train_and_resume_as_two_with_copies(tmp_path) -> None:
-    """FSDP on two CPU processes: killed, resumed, and every loss as without shards."""
-    (tmp_path / "run.py").write_text(RUN)
-    command = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
-
-    def run(name: str, fsdp: bool, *fatal: str) -> int:
-        config = tmp_path / f"{name}.json"
-        config.write_text(brief(tmp_path, fsdp=fsdp).model_dump_json())
-        arguments = [tmp_path / "run.py", config, tmp_path / name, *fatal]
-        port = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-        done = subprocess.run(
-            [sys.executable, *command, *port, *arguments],
-            check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        return done.returncode
-
-    assert run("copies", False) == 0
-    assert run("shards", True, "joint", "11") != 0
-    assert not (tmp_path / "shards" / "joint" / "model").exists()
-    assert run("shards", True) == 0
+    """FSDP on two CPU processes: stopped, resumed, and every loss as without shards."""
+    configs = {"copies": brief(tmp_path), "shards": brief(tmp_path, fsdp=True)}
+    for name, config in configs.items():
+        joint = config.joint.model_copy(update={"steps": 4})
+        config = config.model_copy(update={"joint": joint})
+        (tmp_path / f"{name}.json").write_text(config.model_dump_json())
+    (tmp_path / "run.py").write_text(SHARED)
+    command = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d"]
+    arguments = ["--rdzv-endpoint", "localhost:0", tmp_path / "run.py", tmp_path]
+    done = subprocess.run([sys.executable, *command, *arguments], check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "stopped").exists()
     for stage in ("codec", "warmup", "joint"):
-        pairs = zip(
-            curve(tmp_path / "copies", stage), curve(tmp_path / "shards", stage), strict=True
-        )
-        for copies, shards in pairs:
+        curves = [curve(tmp_path / name, stage) for name in ("copies", "shards")]
+        for copies, shards in zip(*curves, strict=True):
             assert {k: copies[k] for k in shards} == pytest.approx(shards, abs=2e-4)
+        last = {"codec": 2, "warmup": 1, "joint": 3}[stage]
+        assert [row["step"] for row in curves[0]] == [0, last]
     one, other = (
         load_reasoner(tmp_path / name / "joint" / "model").model.state_dict()
         for name in ("copies", "shards")
@@ -393,8 +405,8 @@ def test_missing_embeddings_and_unspoken_ties_are_refused() -> None:
     tied.lm_head.weight = tied.model.embed_tokens.weight
     with pytest.raises(UserError, match=r"share one weight, config\.json has tie_word_embed"):
         check_backbone(tied, "x")
+    tied.config = AutoConfig.for_model("t5")
     with pytest.raises(UserError, match="x: t5 is an encoder-decoder"):
-        tied.config = AutoConfig.for_model("t5")
         check_backbone(tied, "x")
 
 
@@ -457,7 +469,7 @@ def test_running_out_of_memory_says_what_to_change(tmp_path, monkeypatch, error)
         ({"reasoner": "codi", "data": {"packing": 64}}, r"data\.packing: not for codi"),
         ({"data": {"streaming": True}}, "streaming needs examples"),
         ({"data": {"problems": "a", "examples": "b"}}, "give one of them"),
-        ({"machine": {"memory_gb": 0.5}}, r"stage 'joint' needs about 1\.\d GB"),
+        ({"machine": {"memory_gb": 0.5}}, r"needs about 1\.\d GB on each of 1"),
     ],
 )
 def test_what_does_not_go_together_is_refused(tmp_path, changes, named) -> None:
