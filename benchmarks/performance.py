@@ -207,7 +207,7 @@ def measure(model: NFCoTModel, sizes: Sizes, batch: int, asked: Any, copied: flo
         thought_share_of_bandwidth=limits[0] / thought, token_share_of_bandwidth=limits[1] / token,
         think_and_answer_s=short, write_and_answer_s=long, times_faster=long / short,
         peak_memory_gb=peak / 1e9,
-        within_target={
+        within_target=None if asked.smoke else {
             f"thought step within {STEP_TARGET} x of the limit": thought <= STEP_TARGET * limits[0],
             f"{ANSWER_TARGET:g} x faster": long >= ANSWER_TARGET * short,
         },

@@ -35,8 +35,8 @@ class Layout:
     rows: Tensor | None = None  # [streams] the packed row each stands in, when rows are shared
 
     def to(self, device: torch.device | str) -> Layout:
-        tensors = (getattr(self, name) for name in self.__dataclass_fields__)
-        return Layout(*(None if t is None else t.to(device) for t in tensors))
+        tensors = {n: t for n, t in vars(self).items() if t is not None}
+        return Layout(**{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 def lay_out(

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, StaticCache
 
 from nfcot_model.errors import UserError
@@ -24,7 +24,7 @@ __all__ = ["STEPPING", "Step", "Stepping", "static_cache", "step_of"]
 
 Stepping = Literal["growing", "static", "compiled"]
 STEPPING: tuple[Stepping, ...] = ("growing", "static", "compiled")
-Step = Callable[[PreTrainedModel, Tensor, Tensor, Tensor, Any], Tensor]
+Step = Callable[[nn.Module, Tensor, Tensor, Tensor, Any], Tensor]
 ROOM, KEPT = 128, 4
 
 
@@ -65,9 +65,7 @@ def step_of(stepping: Stepping, backend: str = "inductor") -> Step:
     return _compiled(backend) if stepping == "compiled" else _step
 
 
-def _step(
-    base: PreTrainedModel, x: Tensor, attention: Tensor, places: Tensor, cache: Any
-) -> Tensor:
+def _step(base: nn.Module, x: Tensor, attention: Tensor, places: Tensor, cache: Any) -> Tensor:
     states: Tensor = base(
         inputs_embeds=x,
         attention_mask=attention,
@@ -80,12 +78,10 @@ def _step(
 
 @lru_cache(maxsize=2)
 def _compiled(backend: str) -> Step:
-    options = {"mode": "reduce-overhead"} if backend == "inductor" else {}
-    compiled: Step = torch.compile(_step, backend=backend, dynamic=False, **options)
+    mode = "reduce-overhead" if backend == "inductor" else None
+    compiled: Step = torch.compile(_step, backend=backend, dynamic=False, mode=mode)
 
-    def step(
-        base: PreTrainedModel, x: Tensor, attention: Tensor, places: Tensor, cache: Any
-    ) -> Tensor:
+    def step(base: nn.Module, x: Tensor, attention: Tensor, places: Tensor, cache: Any) -> Tensor:
         if x.is_cuda:
             torch.compiler.cudagraph_mark_step_begin()
         # The graph's own output is overwritten by its next run.

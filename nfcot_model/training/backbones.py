@@ -25,7 +25,7 @@ def check_backbone(model: PreTrainedModel, where: str) -> None:
     head = _part(model, "output", where)
     _check_widths(model, embeddings, where)
     _check_ties(model, embeddings, head, where)
-    if embeddings.weight.is_meta:
+    if embeddings.is_meta:
         return
     was_training = model.training
     model.eval()
@@ -44,22 +44,23 @@ def check_backbone(model: PreTrainedModel, where: str) -> None:
         )
 
 
-def _part(model: PreTrainedModel, side: str, where: str) -> nn.Module:
+def _part(model: PreTrainedModel, side: str, where: str) -> Tensor:
     try:
         part = getattr(model, f"get_{side}_embeddings")()
     except (NotImplementedError, AttributeError):
         part = None
-    if not isinstance(part, nn.Module) or not isinstance(getattr(part, "weight", None), Tensor):
+    weight = part.weight if isinstance(part, nn.Module) else None
+    if not isinstance(weight, Tensor):
         need = "thoughts enter through them" if side == "input" else "answers are read from them"
         raise UserError(
             f"{where}: {model.config.model_type} has no {side} embeddings; {need}, choose another"
             " causal language model"
         )
-    return part
+    return weight
 
 
-def _check_widths(model: PreTrainedModel, embeddings: nn.Module, where: str) -> None:
-    width, states = embeddings.weight.shape[-1], model.config.get_text_config().hidden_size
+def _check_widths(model: PreTrainedModel, embeddings: Tensor, where: str) -> None:
+    width, states = embeddings.shape[-1], model.config.get_text_config().hidden_size
     if width != states:
         raise UserError(
             f"{where}: token embeddings are {width} wide and states {states}; a thought needs one"
@@ -67,8 +68,8 @@ def _check_widths(model: PreTrainedModel, embeddings: nn.Module, where: str) -> 
         )
 
 
-def _check_ties(model: PreTrainedModel, embeddings: nn.Module, head: nn.Module, where: str) -> None:
-    tied = head.weight is embeddings.weight
+def _check_ties(model: PreTrainedModel, embeddings: Tensor, head: Tensor, where: str) -> None:
+    tied = head is embeddings
     said = bool(model.config.get_text_config().tie_word_embeddings)
     if tied == said:
         return
@@ -81,10 +82,10 @@ def _check_ties(model: PreTrainedModel, embeddings: nn.Module, head: nn.Module, 
 
 @torch.no_grad()
 def _states(
-    model: PreTrainedModel, embeddings: nn.Module, changed: bool, where: str
+    model: PreTrainedModel, embeddings: Tensor, changed: bool, where: str
 ) -> tuple[Tensor, bool]:
     """The states before the last place, which is changed or not, and whether a cache was kept."""
-    rows = embeddings.weight[: PLACES + 1].detach()
+    rows = embeddings[: PLACES + 1].detach()
     order = [*range(PLACES - 1), PLACES if changed else PLACES - 1]
     places = torch.arange(PLACES, device=rows.device)[None]
     try:

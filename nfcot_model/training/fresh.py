@@ -18,14 +18,15 @@ from transformers import (
 from nfcot_model.baseline import BaselineModel, baseline_over
 from nfcot_model.errors import UserError
 from nfcot_model.model import NFCoTModel, model_over
-from nfcot_model.reasoners import Reasoner
+from nfcot_model.reasoners import NFCoTReasoner, Reasoner
+from nfcot_model.reasoners.baseline import BaselineReasoner
 from nfcot_model.reasoners.kinds import reasoner_over
 from nfcot_model.tokenizer import add_special_tokens, train_tokenizer
 from nfcot_model.training.backbones import check_backbone
 from nfcot_model.training.config import WITH_CODEC, TrainConfig
 from nfcot_model.training.data import vocabulary_texts
 
-__all__ = ["fresh_reasoner", "outline"]
+__all__ = ["fresh_reasoner", "model_of", "outline"]
 
 Backbone = dict[str, object] | Path | PreTrainedModel
 
@@ -69,6 +70,12 @@ def outline(config: TrainConfig) -> Reasoner:
         raise UserError(f"model.backbone: not a causal language model ({reason})") from None
     check_backbone(made.backbone, "model.backbone")
     return reasoner_over(made, tokenizer)
+
+
+def model_of(reasoner: Reasoner) -> NFCoTModel | BaselineModel:
+    """The model of a reasoner that can be trained."""
+    assert isinstance(reasoner, NFCoTReasoner | BaselineReasoner)
+    return reasoner.model
 
 
 def _source(config: TrainConfig) -> tuple[Any, PreTrainedTokenizerBase]:

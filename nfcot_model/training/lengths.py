@@ -33,8 +33,8 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[int]) -> Spread:
-        quantiles = np.quantile(values, [0.5, 0.95, 0.99], method="higher")
-        return cls(float(np.mean(values)), *(int(q) for q in quantiles), int(max(values)))
+        p50, p95, p99 = (int(q) for q in np.quantile(values, [0.5, 0.95, 0.99], method="higher"))
+        return cls(float(np.mean(values)), p50, p95, p99, max(values))
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def survey(reasoner: Reasoner, config: TrainConfig, keep: list[Problem] | None =
                 first = first or f"problem '{problem.id}': {fault}"
             elif keep is not None:
                 keep.append(problem)
-    spreads = [Spread.of(column) for column in zip(*lengths, strict=True)]
-    return Lengths(len(lengths), *spreads, too_long, first)
+    prompt, reasoning, answer, K, positions = map(Spread.of, zip(*lengths, strict=True))
+    return Lengths(len(lengths), prompt, reasoning, answer, K, positions, too_long, first)
 
 
 def _measured(

@@ -64,7 +64,6 @@ def estimate(
 def _stage(
     model: BackboneModel, config: TrainConfig, name: str, longest: int, processes: int
 ) -> StageMemory:
-    stage: StageConfig = getattr(config, name)
     parts = {part: _count(module) for part, module in model.named_children()}
     trained = _trained(model, config, name, parts)
     half = config.lora is not None and config.mixed_precision == "bf16"
@@ -77,9 +76,9 @@ def _stage(
     if name == "codec" and config.fsdp:
         shards = processes
     gradients, moments = 4 * learned / shards, 8 * learned / shards
-    rows, columns = _micro_batch(config, stage, longest, processes)
+    rows, columns = _micro_batch(model, config, name, longest, processes)
     activations = _activations(model, config, name, rows, columns)
-    gathered = 4.0 * learned if processes > 1 and not config.fsdp else 0.0
+    gathered = 4.0 * learned if processes > 1 else 0.0
     if config.fsdp and processes > 1 and name != "codec":
         layer, outside = _layer_and_rest(model)
         both = 2 if trained.get("backbone") else 1
@@ -122,11 +121,16 @@ def _adapters(model: BackboneModel, config: TrainConfig) -> int:
 
 
 def _micro_batch(
-    config: TrainConfig, stage: StageConfig, longest: int, processes: int
+    model: BackboneModel, config: TrainConfig, name: str, longest: int, processes: int
 ) -> tuple[int, int]:
     """Rows and columns of the largest part that one process computes at once."""
+    stage: StageConfig = getattr(config, name)
     part = -(-stage.batch // stage.accumulate)
     rows = -(-part // processes)
+    if name == "codec":
+        codec = model.config.codec
+        texts = 1 if codec["alignment"] == "global" else model.config.max_thoughts // codec["slots"]
+        return rows * texts, codec["max_text_tokens"] + 1 + codec["slots"]
     packing = config.data.packing
     if packing is None:
         return rows, longest
@@ -139,7 +143,7 @@ def _activations(
 ) -> float:
     """Bytes kept for the backward pass."""
     if name == "codec":
-        return _codec_activations(model, rows)
+        return _codec_activations(model, rows * columns)
     shape: Any = model.backbone.config.get_text_config()
     d, layers, places = int(shape.hidden_size), int(shape.num_hidden_layers), rows * columns
     size = 2 if config.mixed_precision == "bf16" else 4
@@ -172,11 +176,9 @@ def _layer_bytes(shape: Any, d: int, size: int, stream: int) -> int:
     return norms + attention + mlp + 2 * stream * d
 
 
-def _codec_activations(model: BackboneModel, rows: int) -> float:
+def _codec_activations(model: BackboneModel, places: int) -> float:
     codec = model.config.codec
-    d, places = codec["d_model"], rows * (codec["max_text_tokens"] + 1 + codec["slots"])
-    if codec["alignment"] == "step":
-        places *= model.config.max_thoughts // codec["slots"]
+    d = codec["d_model"]
     vocabulary = model.backbone.config.get_text_config().vocab_size
     return float(places * 4 * (2 * codec["layers"] * 22 * d + 3 * vocabulary))
 

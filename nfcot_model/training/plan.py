@@ -11,8 +11,9 @@ from typing import Any
 from nfcot_model.errors import UserError
 from nfcot_model.files import write_text
 from nfcot_model.reasoners import Reasoner
+from nfcot_model.reasoners.prompting import context_of
 from nfcot_model.training.config import TrainConfig
-from nfcot_model.training.fresh import outline
+from nfcot_model.training.fresh import model_of, outline
 from nfcot_model.training.lengths import Lengths, survey
 from nfcot_model.training.memory import ASSUMPTIONS, StageMemory, estimate
 from nfcot_model.worlds import Problem, write_problems
@@ -46,24 +47,21 @@ class Plan:
             )
 
 
-def plan_of(reasoner: Reasoner, config: TrainConfig, processes: int) -> Plan:
-    """The plan of a training that starts from this reasoner."""
-    lengths = survey(reasoner, config)
-    return Plan(lengths, estimate(reasoner.model, config, lengths.positions.longest, processes))
+def plan_of(
+    reasoner: Reasoner, config: TrainConfig, processes: int, keep: list[Problem] | None = None
+) -> Plan:
+    """The plan of a training that starts from this reasoner; problems that fit go to `keep`."""
+    model, lengths = model_of(reasoner), survey(reasoner, config, keep)
+    longest = lengths.positions.longest
+    longest = min(longest, context_of(model) or longest)
+    return Plan(lengths, estimate(model, config, longest, processes))
 
 
 def plan_without_weights(
     config: TrainConfig, processes: int, keep: list[Problem] | None = None
 ) -> Plan:
-    """The same from a backbone's config and tokenizer alone; problems that fit go to `keep`."""
-    reasoner = outline(config)
-    lengths = survey(reasoner, config, keep)
-    longest = lengths.positions.longest
-    if keep is not None and lengths.too_long:
-        kept = config.data.packing or 0
-        context = getattr(reasoner.model.backbone.config, "max_position_embeddings", longest)
-        longest = max(kept, min(longest, context))
-    return Plan(lengths, estimate(reasoner.model, config, longest, processes))
+    """The same from a backbone's config and tokenizer alone."""
+    return plan_of(outline(config), config, processes, keep)
 
 
 def write_fitting(path: Path, problems: Sequence[Problem], examples: bool) -> None:

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from nfcot_model.training.plan import Plan
+    from nfcot_model.worlds import Problem
 
 __all__ = ["plan", "show_plan"]
 
@@ -44,7 +45,7 @@ def plan(
     )
     if fitting is not None and settings.data.problems is None and settings.data.examples is None:
         raise UserError("--fitting: the data are built-in worlds; give --problems or --examples")
-    keep = None if fitting is None else []
+    keep: list[Problem] | None = None if fitting is None else []
     found = plan_without_weights(settings, processes, keep)
     show_plan(found)
     if fitting is not None and keep is not None:

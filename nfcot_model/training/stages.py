@@ -19,7 +19,7 @@ from nfcot_model.files import write_json
 from nfcot_model.reasoners import Reasoner, load_reasoner
 from nfcot_model.training.config import STAGES, StageConfig, TrainConfig, stages_of
 from nfcot_model.training.data import data_hash
-from nfcot_model.training.fresh import fresh_reasoner
+from nfcot_model.training.fresh import fresh_reasoner, model_of
 from nfcot_model.training.loop import Progress, run_stage
 from nfcot_model.training.lora import Adapters, adapt
 from nfcot_model.training.objectives import objective
@@ -105,17 +105,18 @@ def _dtype(config: TrainConfig) -> str:
 
 def _enlarged(config: TrainConfig, name: str, reasoner: Reasoner) -> Adapters | None:
     if config.gradient_checkpointing and name in ("warmup", "joint"):
-        checkpointed(reasoner.model.backbone)
+        checkpointed(model_of(reasoner).backbone)
     if config.lora is None or name != "joint":
         return None
-    return adapt(reasoner.model, config.lora)
+    return adapt(model_of(reasoner), config.lora)
 
 
 def _put_together(config: TrainConfig, name: str, out: Path) -> Reasoner:
     """The finished model in one piece: the stage before, and what this one saved of itself."""
     reasoner = _before(config, name, out, "cpu")
     adapters = _enlarged(config, name, reasoner)
-    load_weights(out / name, reasoner.model.codec if name == "codec" else reasoner.model)
+    model = model_of(reasoner)
+    load_weights(out / name, model.get_submodule("codec" if name == "codec" else ""))
     if adapters is not None:
         adapters.merge()
     return reasoner
@@ -160,11 +161,12 @@ def _claim(
     out: Path, config: TrainConfig, processes: int, announce: Callable[[Plan], None] | None
 ) -> None:
     path = out / "train.json"
-    wanted = config.model_dump(mode="json") | {"data_hash": data_hash(config.data)}
+    hashed = data_hash(config.data)
     if path.exists():
         try:
-            same = json.loads(path.read_text()) == wanted
-        except ValueError:
+            found = json.loads(path.read_text())
+            same = found.pop("data_hash") == hashed and TrainConfig.model_validate(found) == config
+        except (ValueError, KeyError, AttributeError):
             same = False
         if not same:
             raise UserError(
@@ -181,7 +183,7 @@ def _claim(
     plan.refuse(config)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "plan.json", plan.to_dict())
-    write_json(path, wanted)
+    write_json(path, config.model_dump(mode="json") | {"data_hash": hashed})
 
 
 def _initial(config: TrainConfig, folder: Path, device: str, dtype: str) -> Reasoner:
