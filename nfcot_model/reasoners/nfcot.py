@@ -125,7 +125,10 @@ class NFCoTReasoner:
         """`answer` and `score` from one pass over prompt and thoughts."""
         layout = self.layout(prompts, thoughts.K.tolist(), close=True)
         moved = self._moved(thoughts)
-        stream = sampling.Stream(self.model, layout, moved.u, hidden)
+        room = self.model.config.max_answer_tokens
+        stream = sampling.Stream(
+            self.model, layout, moved.u, hidden, stepping=self.stepping, room=room
+        )
         scores = likelihood.score(self.model, layout, moved, tau, stream.opening, hidden)
         return self._write(stream, temperature, noise_seeds), on_cpu(scores)
 

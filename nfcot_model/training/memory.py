@@ -6,7 +6,7 @@ estimated from the shape of the backbone's layers. What is assumed is part of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ class StageMemory:
     optimizer_gb: float
     activations_gb: float
     gathered_gb: float
-    total_gb: float = field(default=0.0)
+    total_gb: float
 
 
 def estimate(

@@ -22,6 +22,7 @@ from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from nfcot_model.backbone import BackboneModel
+from nfcot_model.model import NFCoTModel
 
 __all__ = ["agreed", "gathered", "is_sharded", "like", "prepare", "sharded_accelerator", "whole"]
 
@@ -67,8 +68,8 @@ def _plan(accelerator: Accelerator, module: nn.Module) -> None:
     if isinstance(module, BackboneModel):
         names = set(module.backbone._no_split_modules or ())
         layers = names & {type(part).__name__ for part in module.backbone.modules()}
-        codec = getattr(module, "codec", None)
-        plugin.ignored_modules = None if codec is None else [codec]
+        if isinstance(module, NFCoTModel):
+            plugin.ignored_modules = [module.codec.to(accelerator.device)]
     plugin.auto_wrap_policy = transformer_auto_wrap_policy
     plugin.transformer_cls_names_to_wrap = sorted(layers)
     if accelerator.mixed_precision == "bf16":

@@ -32,7 +32,9 @@ def test_thinking_on_a_fixed_cache_is_the_same(backbone: str, tau: float) -> Non
     for name in ("u", "mu", "log_sigma"):
         torch.testing.assert_close(getattr(fixed, name), getattr(grown, name), atol=1e-4, rtol=1e-4)
     assert reasoner.answer(PROMPTS, fixed) == answers
-    assert reasoner.answer(PROMPTS, grown, temperature=1.0, noise_seeds=SEEDS)
+    said, scores = reasoner.answer_scored(PROMPTS, grown, tau=1.0)
+    assert said == answers
+    torch.testing.assert_close(scores.logp, reasoner.score(PROMPTS, grown, tau=1.0).logp)
 
 
 def test_a_compiled_step_is_traced_once_for_thoughts_and_answers(monkeypatch) -> None:
