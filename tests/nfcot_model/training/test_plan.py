@@ -73,6 +73,9 @@ def write_rows(path: Path, n: int, words: int) -> Path:
 @pytest.mark.parametrize("name", sorted(QWEN3))
 def test_a_recipe_fits_the_machine_it_names(name: str, tmp_path) -> None:
     """Sequences as the paper has them: about 385 tokens of reasoning, and a long tail."""
+    if "lora" in name:
+        pytest.importorskip("peft")
+    pytest.importorskip("datasets")
     backbone = write_shape(tmp_path / "backbone", name)
     rows = write_rows(tmp_path / "rows.jsonl", 30, 385)
     config = load_config(name, None, backbone=backbone, examples=rows)
