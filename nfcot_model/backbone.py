@@ -69,9 +69,10 @@ class BackboneModel(PreTrainedModel):
     def place(self, layout: Layout, vectors: Tensor) -> Tensor:
         """Tokens as embeddings [B, T, d_model], with these vectors [B, K, d_model] as thoughts."""
         embedded = self.get_input_embeddings()(layout.input_ids)
-        rows, ks = layout.mask.nonzero(as_tuple=True)
-        thoughts = vectors.to(embedded.dtype)[rows, ks]
-        return embedded.index_put((rows, layout.thought_at[rows, ks]), thoughts)
+        streams, ks = layout.mask.nonzero(as_tuple=True)
+        thoughts = vectors.to(embedded.dtype)[streams, ks]
+        rows = streams if layout.rows is None else layout.rows[streams]
+        return embedded.index_put((rows, layout.thought_at[streams, ks]), thoughts)
 
     def lm_logits(self, h: Tensor) -> Tensor:
         """Token logits in fp32, as the backbone itself would give them for final states `h`."""
@@ -79,22 +80,36 @@ class BackboneModel(PreTrainedModel):
         cap = getattr(self.backbone.config.get_text_config(), "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    def stream(self, layout: Layout, u: Tensor, hidden: bool = False, cache: bool = False) -> Any:
+    def stream(
+        self,
+        layout: Layout,
+        u: Tensor,
+        hidden: bool = False,
+        cache: bool = False,
+        past: Any = None,
+    ) -> Any:
         """One causal pass over whole streams; the backbone's output (last and hidden states)."""
-        return self.run(layout, self.embed(layout, u), hidden, cache)
+        return self.run(layout, self.embed(layout, u), hidden, cache, past)
 
     def run(
-        self, layout: Layout, embedded: Tensor, hidden: bool = False, cache: bool = False
+        self,
+        layout: Layout,
+        embedded: Tensor,
+        hidden: bool = False,
+        cache: bool = False,
+        past: Any = None,
     ) -> Any:
         """The same of input embeddings [B, T, d_model] that stand already.
 
-        Streams padded on the right need no mask: nothing attends to what comes after it.
+        Streams padded on the right need no mask: nothing attends to what comes after it. `past` is
+        an empty cache to be filled, for one of a fixed size.
         """
         padded_left = not bool(layout.attention_mask[:, 0].all())
         return self.backbone.base_model(
             inputs_embeds=embedded,
             attention_mask=layout.attention_mask if padded_left else None,
             position_ids=layout.position_ids,
+            past_key_values=past,
             output_hidden_states=hidden,
             use_cache=cache,
         )
@@ -105,8 +120,10 @@ class BackboneModel(PreTrainedModel):
         return functional.cross_entropy(self.lm_logits(states[chosen]), targets[chosen])
 
 
-def at(states: Tensor, columns: Tensor) -> Tensor:
-    """The states [B, K, d] at the given columns [B, K] of states [B, T, d]."""
+def at(states: Tensor, columns: Tensor, rows: Tensor | None = None) -> Tensor:
+    """The states [B, K, d] at the given columns [B, K] of states [B, T, d], or of their `rows`."""
+    if rows is not None:
+        return states[rows[:, None], columns]
     return states.gather(1, columns[..., None].expand(-1, -1, states.shape[-1]))
 
 

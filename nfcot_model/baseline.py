@@ -42,7 +42,7 @@ class BaselineConfig(PreTrainedConfig):
     CODI's MLP, `loops` how often a looped stack is applied at most, `exit_threshold` the
     probability of having left at which it stops (1: never early), `framed` whether `<think>` and
     `</think>` stand between prompt and answer (published Ouro models have neither),
-    `max_reasoning_tokens` where explicit reasoning is cut.
+    `max_reasoning_tokens` where explicit reasoning is cut. `chat`, `system`: as `NFCoTConfig`.
     """
 
     model_type = "nfcot-baseline"
@@ -60,6 +60,8 @@ class BaselineConfig(PreTrainedConfig):
         max_reasoning_tokens: int = 160,
         max_answer_tokens: int = 40,
         token_ids: dict[str, int] | None = None,
+        chat: bool = False,
+        system: str | None = None,
         format_version: int = FORMAT_VERSION,
         **kwargs: Any,
     ) -> None:
@@ -74,6 +76,8 @@ class BaselineConfig(PreTrainedConfig):
         self.max_reasoning_tokens = max_reasoning_tokens
         self.max_answer_tokens = max_answer_tokens
         self.token_ids = token_ids or {}
+        self.chat = chat
+        self.system = system
         self.format_version = format_version
         kwargs.setdefault("tie_word_embeddings", bool(self.backbone.get("tie_word_embeddings")))
         super().__init__(**kwargs)

@@ -16,6 +16,8 @@ from nfcot_model.transformer import CausalTransformer
 
 __all__ = ["ThoughtCodec"]
 
+FIT_ROWS = 64
+
 
 class ThoughtCodec(nn.Module):
     """Text chunks [N, L] (ids, padded with -1 behind) ⇄ latents [N, slots, D].
@@ -91,7 +93,7 @@ class ThoughtCodec(nn.Module):
     @torch.no_grad()
     def fit_statistics(self, ids: Tensor) -> None:
         """Store the mean and standard deviation that make `e` standardised on these texts."""
-        mean, _ = self.posterior(ids)
+        mean = torch.cat([self.posterior(part)[0] for part in ids.split(FIT_ROWS)])
         self.latent_mean.copy_(mean.mean(0))
         self.latent_std.copy_(mean.std(0).clamp(min=1e-4))
 

@@ -76,7 +76,8 @@ class NFCoTConfig(PretrainedConfig):
     `D` is the width of a thought, `max_thoughts` the budget at which thinking is cut,
     `log_sigma_bound` the bound of the head's log-scale. `reasoner` is "nfcot" (Unified),
     "dual" (Dual-Path: the answer reads `e` on a path of its own), or "regressed" for the control
-    whose head was trained on the squared error of its mean.
+    whose head was trained on the squared error of its mean. With `chat`, prompts are put into the
+    tokenizer's chat template, after the message of a `system` where there is one.
     """
 
     model_type = "nfcot"
@@ -92,6 +93,8 @@ class NFCoTConfig(PretrainedConfig):
         log_sigma_bound: float = 4.0,
         token_ids: dict[str, int] | None = None,
         reasoner: str = "nfcot",
+        chat: bool = False,
+        system: str | None = None,
         format_version: int = FORMAT_VERSION,
         **kwargs: Any,
     ) -> None:
@@ -104,6 +107,8 @@ class NFCoTConfig(PretrainedConfig):
         self.log_sigma_bound = log_sigma_bound
         self.token_ids = token_ids or {}
         self.reasoner = reasoner
+        self.chat = chat
+        self.system = system
         self.format_version = format_version
         kwargs.setdefault("tie_word_embeddings", bool(self.backbone.get("tie_word_embeddings")))
         super().__init__(**kwargs)

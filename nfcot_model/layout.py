@@ -21,7 +21,9 @@ class Layout:
     """Where does everything stand in a padded batch of streams?
 
     Thought k of row i stands at column `thought_at[i, k]`; its Gaussian is read from the state
-    one column earlier. `targets` names the token that the state at a column must predict.
+    one column earlier. `targets` names the token that the state at a column must predict. Streams
+    that share rows (`training/packing.py`) have a row of `thought_at` and `mask` each, and `rows`
+    says in which row of the tokens they stand.
     """
 
     input_ids: Tensor  # [B, T]
@@ -30,9 +32,11 @@ class Layout:
     thought_at: Tensor  # [B, Kmax] column of each thought, 1 where there is none
     mask: Tensor  # [B, Kmax] bool
     targets: Tensor  # [B, T] answer tokens, IGNORE elsewhere
+    rows: Tensor | None = None  # [streams] the packed row each stands in, when rows are shared
 
     def to(self, device: torch.device | str) -> Layout:
-        return Layout(*(getattr(self, f).to(device) for f in self.__dataclass_fields__))
+        tensors = {n: t for n, t in vars(self).items() if t is not None}
+        return Layout(**{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 def lay_out(

@@ -102,12 +102,17 @@ class NFCoTModel(BackboneModel):
         return self.answer_projection(self.flow.inverse(u, mask))
 
     def answering(
-        self, layout: Layout, u: Tensor, hidden: bool = False, cache: bool = False
+        self,
+        layout: Layout,
+        u: Tensor,
+        hidden: bool = False,
+        cache: bool = False,
+        past: Any = None,
     ) -> Any:
         """The pass that the answer is read from; with one path, `stream` itself."""
         width = layout.mask.shape[1]
         embedded = self.place(layout, self.reread(u[:, :width], layout.mask))
-        return self.run(layout, embedded, hidden, cache)
+        return self.run(layout, embedded, hidden, cache, past)
 
     def stop_logp(self, h: Tensor) -> Tensor:
         """Log-probabilities [..., 2] of (another thought, `</think>`) after states `h`."""
@@ -124,6 +129,7 @@ class NFCoTModel(BackboneModel):
         targets: Tensor,
         e: Tensor,
         target_noise: float = 0.0,
+        rows: Tensor | None = None,
     ) -> NFCoTOutput:
         """The joint loss of one batch (equation 3.3, both weights 1, plus the stop decision).
 
@@ -131,9 +137,10 @@ class NFCoTModel(BackboneModel):
         standard deviation of the Gaussian noise that keeps the density from degenerating. For
         "regressed", whose flow stays the identity, the squared error of the mean stands in the
         place of the likelihood. "dual" makes two passes: the answer's loss reaches neither flow,
-        projection nor head, the likelihood's not what the answer reads `e` by.
+        projection nor head, the likelihood's not what the answer reads `e` by. `rows`: see
+        `Layout`.
         """
-        layout = Layout(input_ids, attention_mask, position_ids, thought_at, mask, targets)
+        layout = Layout(input_ids, attention_mask, position_ids, thought_at, mask, targets, rows)
         noisy = e + target_noise * torch.randn_like(e)
         u, logdet = self.flow(noisy, mask)
         if self.two_paths:
@@ -143,8 +150,8 @@ class NFCoTModel(BackboneModel):
         else:
             states = self.stream(layout, u).last_hidden_state
             answer = self.token_loss(states, targets)
-        mu, log_sigma = self.nf_head(at(states, thought_at - 1))
-        stop = self._stop_loss(states, thought_at, mask)
+        mu, log_sigma = self.nf_head(at(states, thought_at - 1, rows))
+        stop = self._stop_loss(states, thought_at, mask, rows)
         if self.config.reasoner == "regressed":
             squared = ((u - mu).square() * mask[..., None]).sum() / (mask.sum() * self.config.D)
             return NFCoTOutput(
@@ -155,12 +162,14 @@ class NFCoTModel(BackboneModel):
         nll = -logp / (mask.sum() * self.config.D)
         return NFCoTOutput(loss=nll + answer + stop, nll=nll, answer=answer, stop=stop)
 
-    def _stop_loss(self, states: Tensor, thought_at: Tensor, mask: Tensor) -> Tensor:
+    def _stop_loss(
+        self, states: Tensor, thought_at: Tensor, mask: Tensor, rows: Tensor | None
+    ) -> Tensor:
         if not self.config.variable_k:
             return states.new_zeros(())
         decides = self.decides(mask)
         last = torch.arange(mask.shape[1], device=mask.device) == mask.sum(-1, keepdim=True) - 1
-        logp = self.stop_logp(at(states, thought_at)[decides])
+        logp = self.stop_logp(at(states, thought_at, rows)[decides])
         return functional.nll_loss(logp, last[decides].long())
 
     def decides(self, mask: Tensor) -> Tensor:

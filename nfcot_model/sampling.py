@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from nfcot_model.errors import UserError
 from nfcot_model.layout import Layout
 from nfcot_model.model import NFCoTModel
+from nfcot_model.stepping import Step, Stepping, static_cache, step_of
 from nfcot_model.thoughts import NewThoughts, Thoughts
 
 __all__ = ["OnThought", "Stream", "answer", "draw_noise", "noise_seed", "think"]
@@ -41,6 +43,9 @@ class Stream:
     last state of each row, `layers` what every layer said of what was last fed, where `extend` was
     asked for it. Streams that are to be extended must be padded on the left. With `answering`
     they open on the path that answers are read from, for models that have two.
+
+    With `stepping` other than "growing" the cache has a fixed size, for `room` further positions,
+    and single positions are fed by a step that can be compiled (`nfcot_model.stepping`).
     """
 
     layers: tuple[Tensor, ...] = ()
@@ -53,6 +58,8 @@ class Stream:
         u: Tensor,
         hidden: bool = False,
         answering: bool = False,
+        stepping: Stepping = "growing",
+        room: int = 0,
     ) -> None:
         self.model = model
         self.attention = layout.attention_mask
@@ -60,8 +67,18 @@ class Stream:
         self.thinking: _Thinking | None = None
         if model.two_paths and not answering:
             self.thinking = _Thinking.opened(layout, u)
+        self.filled = layout.attention_mask.shape[1]
+        self.step: Step | None = None
+        past = None
+        if stepping != "growing":
+            batch = len(layout.input_ids)
+            if self.thinking is not None:  # they stand there once more when the answer reads them
+                room = 2 * room + layout.mask.shape[1]
+            past, size = static_cache(model.backbone, batch, self.filled + room, self)
+            self.step = step_of(stepping)
+            self.attention = functional.pad(layout.attention_mask, (0, size - self.filled))
         run = model.answering if answering else model.stream
-        self.opening = run(layout, u, hidden=hidden, cache=True)
+        self.opening = run(layout, u, hidden=hidden, cache=True, past=past)
         self.cache = self.opening.past_key_values
         self.state = self.opening.last_hidden_state[:, -1]
 
@@ -83,20 +100,30 @@ class Stream:
 
         Returns the states [B, n, d_model] behind what was fed, and keeps each row's last live one.
         """
-        self.attention = torch.cat([self.attention, alive.to(self.attention)], dim=1)
         places = alive.cumsum(-1)
-        out = self.model.backbone.base_model(
-            inputs_embeds=embedded,
-            attention_mask=self.attention,
-            position_ids=(self.length[:, None] + places - 1).clamp(min=0),
-            past_key_values=self.cache,
-            output_hidden_states=hidden,
-            use_cache=True,
-        )
-        self.layers = out.hidden_states if hidden else ()
-        states: Tensor = out.last_hidden_state
+        at = (self.length[:, None] + places - 1).clamp(min=0)
+        base = self.model.backbone.base_model
+        if self.step is not None:
+            self.attention[:, self.filled : self.filled + alive.shape[1]] = alive
+        else:
+            self.attention = torch.cat([self.attention, alive.to(self.attention)], dim=1)
+        if self.step is not None and not hidden:
+            states = self.step(base, embedded, self.attention, at, self.cache)
+            self.layers = ()
+        else:
+            out = base(
+                inputs_embeds=embedded,
+                attention_mask=self.attention,
+                position_ids=at,
+                past_key_values=self.cache,
+                output_hidden_states=hidden,
+                use_cache=True,
+            )
+            self.layers = out.hidden_states if hidden else ()
+            states = out.last_hidden_state
+            self.cache = out.past_key_values
         self.length = self.length + places[:, -1]
-        self.cache = out.past_key_values
+        self.filled += alive.shape[1]
         last = (places == places[:, -1:]).int().argmax(-1)
         fed = states[torch.arange(len(states), device=states.device), last]
         self.state = torch.where(alive.any(-1, keepdim=True), fed, self.state)
@@ -105,7 +132,7 @@ class Stream:
     @torch.no_grad()
     def feed(self, u: Tensor, alive: Tensor, hidden: bool = False) -> Tensor:
         """Have the thoughts u [B, n, D] where `alive` [B, n]; the states behind them."""
-        before = self.attention.shape[1]
+        before = self.filled
         states = self.extend(self.model.project(u).to(self.state.dtype), alive, hidden)
         if self.thinking is not None:
             self.thinking = self.thinking.and_then(u, alive, before)
@@ -270,8 +297,9 @@ def answer(
         alive = alive & (token != model.ids.eos)
         if not bool(alive.any()):
             break
-        for row in alive.nonzero()[:, 0].tolist():
-            written[row].append(int(token[row]))
+        for row, (lives, said) in enumerate(zip(alive.tolist(), token.tolist(), strict=True)):
+            if lives:
+                written[row].append(said)
         stream.extend(model.get_input_embeddings()(token)[:, None], alive[:, None])
     return written
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nfcot_model import sampling
 from nfcot_model.baseline import BaselineModel
+from nfcot_model.chat import template_of
 from nfcot_model.errors import UserError
 from nfcot_model.layout import Layout
 from nfcot_model.likelihood import hidden_at
@@ -34,13 +35,13 @@ class BaselineReasoner(Reasoner):
     has_decoder = True
     draws = False
     variable_k = False
-    prompt_template = "{prompt}"
 
     def __init__(
         self, model: BaselineModel, tokenizer: PreTrainedTokenizerBase, checkpoint_hash: str = ""
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self.prompt_template = template_of(model.config, tokenizer)
         self.checkpoint_hash = checkpoint_hash
         self.name: str = model.config.reasoner
         self.D: int = model.d_model
@@ -107,7 +108,7 @@ class BaselineReasoner(Reasoner):
 
     def tokens(self, texts: Sequence[str], *, opening: bool = False) -> list[list[int]]:
         """Token ids of texts, as `tokens_of`."""
-        return tokens_of(self.tokenizer, self.model.ids, texts, opening=opening)
+        return tokens_of(self.tokenizer, self.model, texts, opening=opening)
 
     def layout(
         self,

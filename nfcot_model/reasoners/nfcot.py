@@ -12,10 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from nfcot_model import likelihood, sampling
+from nfcot_model.chat import template_of
 from nfcot_model.errors import UserError
 from nfcot_model.layout import IGNORE, Layout, pad_chunks
 from nfcot_model.model import NFCoTModel
 from nfcot_model.reasoners.prompting import prompt_layout, tokens_of
+from nfcot_model.stepping import Stepping
 from nfcot_model.thoughts import AnswerLogp, Decoded, Scores, Thoughts
 
 __all__ = ["NFCoTReasoner"]
@@ -26,20 +28,23 @@ class NFCoTReasoner:
 
     Unified or Dual-Path, as the model is (`name` "nfcot" or "dual"). States and densities are those
     of the path on which thoughts are thought, answers follow on the path that reads them.
+    `stepping` may be set to "static" or "compiled" to think on a cache of fixed size, which is
+    faster on a GPU (docs/performance.md); the thoughts are the same up to rounding.
     """
 
     has_likelihood = True
     has_decoder = True
     draws = True
-    prompt_template = "{prompt}"
 
     def __init__(
         self, model: NFCoTModel, tokenizer: PreTrainedTokenizerBase, checkpoint_hash: str = ""
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self.prompt_template = template_of(model.config, tokenizer)
         self.checkpoint_hash = checkpoint_hash
         self.name: str = model.config.reasoner
+        self.stepping: Stepping = "growing"
         self.D: int = model.config.D
         slots: int = model.config.codec["slots"]
         self.thoughts_per_step: int | None = slots if model.config.variable_k else None
@@ -85,7 +90,7 @@ class NFCoTReasoner:
         layout = self.layout(prompts, had, close=False, room=room)
         K = layout.mask.sum(-1)
         u = self._device(noise.new_zeros(len(K), 1, self.D) if given is None else given.u)
-        stream = sampling.Stream(self.model, layout, u)
+        stream = sampling.Stream(self.model, layout, u, stepping=self.stepping, room=room)
         return on_cpu(sampling.think(stream, self._device(noise), u, K, on_thought, hidden))
 
     def budget(self, max_thoughts: int | None = None) -> int:
@@ -104,7 +109,15 @@ class NFCoTReasoner:
     ) -> list[str]:
         """Which answer follows from each prompt and these thoughts (sampled, edited, given)?"""
         layout = self.layout(prompts, thoughts.K.tolist(), close=True)
-        stream = sampling.Stream(self.model, layout, self._device(thoughts.u), answering=True)
+        room = self.model.config.max_answer_tokens
+        stream = sampling.Stream(
+            self.model,
+            layout,
+            self._device(thoughts.u),
+            answering=True,
+            stepping=self.stepping,
+            room=room,
+        )
         return self._write(stream, temperature, noise_seeds)
 
     def answer_scored(
@@ -121,7 +134,10 @@ class NFCoTReasoner:
         paths = self.model.two_paths
         layout = self.layout(prompts, thoughts.K.tolist(), close=not paths)
         moved = self._moved(thoughts)
-        stream = sampling.Stream(self.model, layout, moved.u, hidden)
+        room = self.model.config.max_answer_tokens
+        stream = sampling.Stream(
+            self.model, layout, moved.u, hidden, stepping=self.stepping, room=room
+        )
         scores = likelihood.score(self.model, layout, moved, tau, stream.opening, hidden)
         if paths:
             stream.turn()
@@ -187,7 +203,7 @@ class NFCoTReasoner:
 
         Raises UserError for a text that spells a control token: it would open or close thinking.
         """
-        return tokens_of(self.tokenizer, self.model.ids, texts, opening=opening)
+        return tokens_of(self.tokenizer, self.model, texts, opening=opening)
 
     def encodes(self, steps: Sequence[Sequence[str]]) -> bool:
         """Can reasoning of this length be encoded at all, by this codec and budget?"""

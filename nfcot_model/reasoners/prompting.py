@@ -8,27 +8,30 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from nfcot_model.backbone import BackboneModel
+from nfcot_model.chat import in_chat
 from nfcot_model.errors import UserError
 from nfcot_model.layout import Layout, lay_out
-from nfcot_model.tokenizer import TokenIds
 
 __all__ = ["context_of", "prompt_layout", "tokens_of"]
 
 
 def tokens_of(
     tokenizer: PreTrainedTokenizerBase,
-    ids: TokenIds,
+    model: BackboneModel,
     texts: Sequence[str],
     *,
     opening: bool = False,
 ) -> list[list[int]]:
-    """Token ids of texts; `opening` adds what the tokenizer puts before a prompt.
+    """Token ids of texts; `opening` adds what belongs around a prompt: its chat, or a beginning.
 
     Raises UserError for a text that spells a control token: it would open or close thinking.
     """
     if not texts:
         return []
+    if opening and model.config.chat:
+        texts, opening = in_chat(tokenizer, texts, model.config.system), False
     found_ids = tokenizer(list(texts), add_special_tokens=opening)["input_ids"]
+    ids = model.ids
     control = {ids.think, ids.end_think, ids.thought}
     for text, row in zip(texts, found_ids, strict=True):
         found = control.intersection(row)

@@ -10,15 +10,14 @@ from torch.nn import functional
 
 from nfcot_model.backbone import at
 from nfcot_model.baseline import BaselineModel, unroll
-from nfcot_model.errors import UserError
 from nfcot_model.layout import IGNORE, Layout, lay_out
 from nfcot_model.looping import gate_loss, loop_loss, loop_states
 from nfcot_model.reasoners.baseline import BaselineReasoner
-from nfcot_model.reasoners.prompting import context_of
 from nfcot_model.training.config import BaselineSettings
+from nfcot_model.training.packing import packed
 from nfcot_model.worlds import Problem
 
-__all__ = ["baseline_losses", "check_lengths", "coconut_text", "stage_of"]
+__all__ = ["baseline_losses", "coconut_text", "stage_of"]
 
 Losses = dict[str, Tensor]
 
@@ -30,33 +29,20 @@ def baseline_losses(
     settings: BaselineSettings,
     part: int,
     gate: bool = False,
+    packing: int | None = None,
 ) -> Losses:
     """The named losses of one micro-batch, with the total under "loss".
 
     `module` is the reasoner's model, wrapped for processes or not; `part` is the part of the
-    stage (Coconut's curriculum); `gate`: the second stage of looped reasoners.
+    stage (Coconut's curriculum); `gate`: the second stage of looped reasoners; `packing`: the
+    length of rows that streams share (streams of tokens only).
     """
     make = _gate if gate else _OBJECTIVES[reasoner.name]
-    losses: Losses = module(make(reasoner, problems, settings, part))
+    if packing is not None:
+        losses: Losses = module(_answers(packed(_written(reasoner, problems), packing)))
+        return losses
+    losses = module(make(reasoner, problems, settings, part))
     return losses
-
-
-def check_lengths(reasoner: BaselineReasoner, problems: Sequence[Problem]) -> None:
-    """Raises UserError for a problem whose prompt, reasoning and answer exceed the context."""
-    context = context_of(reasoner.model)
-    parts = [
-        [p.prompt for p in problems],
-        ["\n".join([*p.steps, p.answer or ""]) for p in problems],
-    ]
-    counts = [map(len, reasoner.tokens(texts, opening=not i)) for i, texts in enumerate(parts)]
-    # Between them at most the thoughts, `<think>`, `</think>` and the end of the text.
-    needed = [sum(both) + reasoner.model.config.thoughts + 3 for both in zip(*counts, strict=True)]
-    longest = max(range(len(needed)), key=needed.__getitem__)
-    if context is not None and needed[longest] > context:
-        raise UserError(
-            f"problem '{problems[longest].id}' needs {needed[longest]} positions with reasoning and"
-            f" answer, the backbone has {context} (max_position_embeddings)"
-        )
 
 
 def stage_of(kind: str, settings: BaselineSettings, step: int, steps: int) -> int:
@@ -89,18 +75,18 @@ Objective = Callable[[BaselineModel], Losses]
 Make = Callable[[BaselineReasoner, Sequence[Problem], BaselineSettings, int], Objective]
 
 
-def _text(
+def _known(
     reasoner: BaselineReasoner, problems: Sequence[Problem], settings: BaselineSettings, part: int
 ) -> Objective:
-    reasoning = ["\n".join(p.steps) for p in problems]
-    return _answers(_explicit_layout(reasoner, problems, reasoning))
+    """Text, direct and pause: streams whose tokens, placeholders included, are all known."""
+    return _answers(_written(reasoner, problems))
 
 
-def _given_thoughts(
-    reasoner: BaselineReasoner, problems: Sequence[Problem], settings: BaselineSettings, part: int
-) -> Objective:
-    """Direct (no thoughts) and pause: K placeholders, whose own embedding is what is read."""
-    return _answers(_direct_layout(reasoner, problems, reasoner.max_thoughts))
+def _written(reasoner: BaselineReasoner, problems: Sequence[Problem]) -> Layout:
+    """Prompt, then the reasoning's text, or K placeholders (pause), or nothing (direct)."""
+    if reasoner.name != "text":
+        return _direct_layout(reasoner, problems, reasoner.max_thoughts)
+    return _explicit_layout(reasoner, problems, ["\n".join(p.steps) for p in problems])
 
 
 def _answers(layout: Layout) -> Objective:
@@ -187,9 +173,9 @@ def _gate(
 
 
 _OBJECTIVES: dict[str, Make] = {
-    "text": _text,
-    "direct": _given_thoughts,
-    "pause": _given_thoughts,
+    "text": _known,
+    "direct": _known,
+    "pause": _known,
     "coconut": _coconut,
     "codi": _codi,
     "looped": _looped,

@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from nfcot_model.training.planning import plan
+
 app = typer.Typer(help="Train a latent reasoner, stage by stage.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="folder of this training")]
-Preset = Annotated[str | None, typer.Option(help="demo or tiny")]
+Preset = Annotated[str | None, typer.Option(help="a name in configs/, such as demo or tiny")]
 Config = Annotated[Path | None, typer.Option(help="YAML file; see docs/training.md")]
 Reasoner = Annotated[
     str | None,
@@ -19,6 +21,9 @@ Backbone = Annotated[
     Path | None, typer.Option(help="local Hugging Face folder to start from, with tokenizer")
 ]
 Problems = Annotated[Path | None, typer.Option(help="JSONL problems with steps to train on")]
+Examples = Annotated[
+    Path | None, typer.Option(help="rows of prompt, reasoning and answer: JSONL, Parquet, a folder")
+]
 Seed = Annotated[int | None, typer.Option(help="seed of weights, data and noise")]
 AsJson = Annotated[bool, typer.Option("--json", help="print the last validation as JSON")]
 
@@ -31,10 +36,12 @@ def _command(name: str, stages: list[str]) -> Callable[..., None]:
         reasoner: Reasoner = None,
         backbone: Backbone = None,
         problems: Problems = None,
+        examples: Examples = None,
         seed: Seed = None,
         as_json: AsJson = False,
     ) -> None:
-        _train(stages, out, preset, config, reasoner, backbone, problems, seed, as_json)
+        sources = (preset, config, reasoner, backbone, problems, examples, seed)
+        _train(stages, out, *sources, as_json)
 
     what = "every stage" if len(stages) > 1 else f"the stage '{name}'"
     command.__doc__ = (
@@ -52,21 +59,31 @@ def _train(
     reasoner: str | None,
     backbone: Path | None,
     problems: Path | None,
+    examples: Path | None,
     seed: int | None,
     as_json: bool,
 ) -> None:
     from nfcot_model.errors import UserError
     from nfcot_model.terminal import console, emit_json
     from nfcot_model.training.config import load_config
+    from nfcot_model.training.planning import show_plan
     from nfcot_model.training.report import progress_report
     from nfcot_model.training.stages import make_accelerator, train
 
     settings = load_config(
-        preset, config, reasoner=reasoner, backbone=backbone, problems=problems, seed=seed
+        preset,
+        config,
+        reasoner=reasoner,
+        backbone=backbone,
+        problems=problems,
+        examples=examples,
+        seed=seed,
     )
     accelerator = make_accelerator(settings)
     with progress_report(console, enabled=accelerator.is_main_process) as report:
-        figures = train(settings, stages, out, report=report, accelerator=accelerator)
+        figures = train(
+            settings, stages, out, report=report, accelerator=accelerator, announce=show_plan
+        )
     if not accelerator.is_main_process:
         return
     if not figures:
@@ -129,3 +146,4 @@ for _name, _stages in (
     ("all", ["codec", "warmup", "joint", "gate"]),
 ):
     app.command(_name)(_command(_name, _stages))
+app.command("plan")(plan)

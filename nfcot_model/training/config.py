@@ -26,6 +26,8 @@ __all__ = [
     "WITH_CODEC",
     "BaselineSettings",
     "DataConfig",
+    "LoraSettings",
+    "MachineSettings",
     "ModelConfig",
     "StageConfig",
     "TrainConfig",
@@ -39,6 +41,7 @@ Reasoner = Literal[
 PRESETS = Path(__file__).parent / "presets"
 STAGES = ("codec", "warmup", "joint", "gate")
 WITH_CODEC = ("nfcot", "dual", "regressed")
+UNROLLED = ("coconut", "codi")
 
 
 class _Section(BaseModel):
@@ -76,8 +79,36 @@ class BaselineSettings(_Section):
         return self
 
 
+class LoraSettings(_Section):
+    """Low-rank adapters on the backbone instead of its own weights (arXiv 2106.09685).
+
+    `targets` are the names of the layers that get one, or "all-linear". With `tokens` the
+    embeddings of the framing tokens, which the backbone may never have seen, are trained too.
+    """
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+    tokens: bool = True
+
+
+class MachineSettings(_Section):
+    """What a training was written for: `processes`, each with a device of `memory_gb` (10^9 bytes).
+
+    A training whose memory estimate is above that is refused before it starts.
+    """
+
+    processes: int = Field(default=1, ge=1)
+    memory_gb: float = Field(gt=0)
+
+
 class ModelConfig(_Section):
-    """`backbone` is a Hugging Face config as a dict, or a local folder with its tokenizer."""
+    """`backbone` is a Hugging Face config as a dict, or a local folder with its tokenizer.
+
+    With `chat`, prompts are put into the tokenizer's chat template as the one message of a user,
+    after the message of a `system` where there is one; the checkpoint remembers it.
+    """
 
     backbone: dict[str, Any] | str
     D: int = Field(default=16, ge=1)
@@ -87,17 +118,43 @@ class ModelConfig(_Section):
     max_thoughts: int = Field(default=16, ge=1)
     max_answer_tokens: int = Field(default=40, ge=1)
     vocab_size: int = Field(default=640, ge=300)
+    chat: bool = False
+    system: str | None = None
+
+    @model_validator(mode="after")
+    def _system_needs_a_chat(self) -> ModelConfig:
+        if self.system is not None and not self.chat:
+            raise ValueError("system is given without chat: true")
+        return self
 
 
 class DataConfig(_Section):
-    """Built-in worlds, drawn afresh at every step, or a JSONL file of problems with steps.
+    """Built-in worlds, drawn afresh at every step, or a JSONL file of problems or of examples.
 
     `renumber` is the share of world problems whose first operation carries a number above 1.
+    `examples` are rows of prompt, reasoning and answer (`nfcot_model.training.examples`); with
+    `streaming` they are read in passing, shuffled within `buffer` rows, instead of held in memory.
+    `packing`: streams share rows of so many positions, so that little is computed on padding.
+    At most `held_out` problems validate, `validate_batch` at a time.
     """
 
     worlds: dict[str, float] = Field(default_factory=lambda: {"digits": 1.0, "shuffle": 1.0})
     problems: str | None = None
     renumber: float = Field(default=0.0, ge=0, le=1)
+    examples: str | None = None
+    streaming: bool = False
+    buffer: int = Field(default=10_000, ge=1)
+    packing: int | None = Field(default=None, ge=8)
+    held_out: int = Field(default=256, ge=1)
+    validate_batch: int = Field(default=256, ge=1)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        if self.problems is not None and self.examples is not None:
+            raise ValueError("problems and examples are both given; give one of them")
+        if self.streaming and self.examples is None:
+            raise ValueError("streaming needs examples")
+        return self
 
     @field_validator("worlds")
     @classmethod
@@ -148,6 +205,24 @@ class TrainConfig(_Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
     save_minutes: float = Field(default=3.0, ge=0)
     mixed_precision: Literal["no", "bf16"] = "no"
+    lora: LoraSettings | None = None
+    gradient_checkpointing: bool = False
+    fsdp: bool = False
+    machine: MachineSettings | None = None
+
+    @model_validator(mode="after")
+    def _possible_together(self) -> TrainConfig:
+        kind = self.reasoner
+        if self.gradient_checkpointing and kind in UNROLLED:
+            raise ValueError(
+                f"gradient_checkpointing: {kind} trains through its key-value cache, which"
+                " checkpointing does not keep; set it to false"
+            )
+        if self.fsdp and kind in (*UNROLLED, "looped", "dual"):
+            raise ValueError(f"fsdp: not for {kind}, whose layers run several times a step")
+        if self.data.packing is not None and kind in (*UNROLLED, "looped"):
+            raise ValueError(f"data.packing: not for {kind}; leave it out")
+        return self
 
 
 def stages_of(config: TrainConfig) -> list[str]:
@@ -165,9 +240,10 @@ def load_config(
     reasoner: str | None = None,
     backbone: Path | None = None,
     problems: Path | None = None,
+    examples: Path | None = None,
     seed: int | None = None,
 ) -> TrainConfig:
-    """The training of a preset (`demo`, `tiny`) or of a YAML file, with overrides on top.
+    """The training of a preset (a name in `configs/`) or of a YAML file, with overrides on top.
 
     Raises UserError naming the file and the field.
     """
@@ -200,6 +276,8 @@ def load_config(
             data["model"] = {**data.get("model", {}), "backbone": str(backbone)}
         if problems is not None:
             data["data"] = {**data.get("data", {}), "problems": str(problems)}
+        if examples is not None:
+            data["data"] = {**data.get("data", {}), "examples": str(examples)}
         return TrainConfig.model_validate(data)
     except ValidationError as error:
         place, words = first_fault(error, TrainConfig)

@@ -18,6 +18,7 @@ from nfcot_model.errors import UserError
 from nfcot_model.files import write_text
 from nfcot_model.training.config import StageConfig
 from nfcot_model.training.optim import make_optimizer, set_rate
+from nfcot_model.training.sharding import agreed, is_sharded, prepare, whole
 from nfcot_model.training.state import load_state, remove_leftovers, save_state
 
 __all__ = ["Guard", "Progress", "run_stage"]
@@ -90,12 +91,13 @@ def run_stage(
     guard = Guard()
     if accelerator.is_main_process:
         remove_leftovers(folder)
-    progress = load_state(folder, module, optimizer)
+    bare = module
+    module, optimizer = prepare(accelerator, module, optimizer)
+    progress = load_state(folder, bare, optimizer)
     first = 0
     if progress is not None:
         first, guard = progress["step"], Guard(**progress["guard"])
     log = _Log(folder / "metrics.jsonl", first, active=accelerator.is_main_process)
-    module, optimizer = accelerator.prepare(module, optimizer)
     saved = started = time.monotonic()
     module.train()
     for step in range(first, stage.steps):
@@ -114,11 +116,13 @@ def run_stage(
             if report is not None:
                 rate = (step + 1 - first) / (time.monotonic() - started)
                 report(Progress(name, step + 1, stage.steps, figures, rate))
-        due = last or time.monotonic() - saved > 60 * save_minutes
-        if due and accelerator.is_main_process:
-            log.flush()
-            bare = accelerator.unwrap_model(module)
-            save_state(folder, bare, optimizer, {"step": step + 1, "guard": asdict(guard)})
+        due = agreed(accelerator, last or time.monotonic() - saved > 60 * save_minutes)
+        writes = accelerator.is_main_process
+        if due and (writes or is_sharded(accelerator)):
+            if writes:
+                log.flush()
+            state = {"step": step + 1, "guard": asdict(guard)}
+            save_state(folder, bare, optimizer, state, writes)
             saved = time.monotonic()
     return log.last_validation()
 
@@ -139,7 +143,7 @@ def _step(
         for key, value in losses.items():
             totals[key] = totals.get(key, 0.0) + float(value.detach()) / stage.accumulate
     trained = [p for p in module.parameters() if p.requires_grad]
-    norm = float(accelerator.clip_grad_norm_(trained, stage.clip))
+    norm = float(whole(torch.as_tensor(accelerator.clip_grad_norm_(trained, stage.clip))))
     if guard.allows(norm, step):
         optimizer.step()
     optimizer.zero_grad()

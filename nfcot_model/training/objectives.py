@@ -17,6 +17,8 @@ from nfcot_model.training.collate import codec_batch, joint_batch
 from nfcot_model.training.config import StageConfig, TrainConfig
 from nfcot_model.training.data import held_out, training_batch
 from nfcot_model.training.loop import Losses
+from nfcot_model.training.packing import packed
+from nfcot_model.training.sharding import gathered, is_sharded
 from nfcot_model.worlds import Problem
 
 __all__ = ["Objective", "objective"]
@@ -65,6 +67,10 @@ def _codec_objective(
         codec.fit_statistics(codec_batch(reasoner, problems).to(accelerator.device))
 
     def validate() -> dict[str, float]:
+        with gathered(codec):
+            return figures()
+
+    def figures() -> dict[str, float]:
         fit_statistics()
         steps = [p.steps for p in held_out(config.data, config.seed)]
         e, mask = reasoner.latents(steps)
@@ -90,6 +96,8 @@ def _stream_objective(
 
     def losses(module: nn.Module, problems: list[Problem], noise: float) -> Losses:
         layout, e = joint_batch(reasoner, problems)
+        if config.data.packing is not None:
+            layout = packed(layout, config.data.packing)
         tensors = vars(layout.to(accelerator.device))
         out = module(**tensors, e=e.to(accelerator.device), target_noise=noise)
         return dict(out.items())
@@ -99,9 +107,12 @@ def _stream_objective(
         return losses(module, problems, stage.target_noise)
 
     def validate() -> dict[str, float]:
-        problems = held_out(config.data, config.seed)
-        figures = {k: float(v) for k, v in losses(model, problems, stage.target_noise).items()}
-        return figures | _pass_rates(reasoner, problems)
+        return _validated(
+            config,
+            accelerator,
+            reasoner,
+            lambda problems: losses(model, problems, stage.target_noise),
+        )
 
     return Objective(model, loss_of, validate)
 
@@ -120,35 +131,70 @@ def _baseline_objective(
 
     def loss_of(module: nn.Module, step: int, part: int) -> Losses:
         problems = _share(config, stage, name, step, part, accelerator)
-        return baseline_losses(module, reasoner, problems, settings, part_of_stage(step), gate)
+        return baseline_losses(
+            module, reasoner, problems, settings, part_of_stage(step), gate, config.data.packing
+        )
 
     def validate() -> dict[str, float]:
-        problems = held_out(config.data, config.seed)
         last = part_of_stage(stage.steps - 1)
-        losses = baseline_losses(reasoner.model, reasoner, problems, settings, last, gate)
-        return {k: float(v) for k, v in losses.items()} | _pass_rates(reasoner, problems)
+        return _validated(
+            config,
+            accelerator,
+            reasoner,
+            lambda problems: baseline_losses(
+                reasoner.model, reasoner, problems, settings, last, gate, config.data.packing
+            ),
+        )
 
     return Objective(reasoner.model, loss_of, validate, part_of_stage)
 
 
-def _pass_rates(reasoner: Reasoner, problems: list[Problem]) -> dict[str, float]:
+def _validated(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    reasoner: Reasoner,
+    losses: Callable[[list[Problem]], Losses],
+) -> dict[str, float]:
+    """Mean losses of the held-out problems, and how many are answered rightly.
+
+    With sharded weights nothing is sampled: every token would gather the whole model.
+    """
+    problems = held_out(config.data, config.seed)
+    size = config.data.validate_batch
+    total: dict[str, float] = {}
+    for start in range(0, len(problems), size):
+        part = problems[start : start + size]
+        for key, value in losses(part).items():
+            total[key] = total.get(key, 0.0) + float(value) * len(part) / len(problems)
+    if is_sharded(accelerator):
+        return total
+    return total | _pass_rates(reasoner, problems, size)
+
+
+def _pass_rates(reasoner: Reasoner, problems: list[Problem], size: int) -> dict[str, float]:
     """Share of answers equal to the reference, per world, at tau = 0.7 (0 in text); decoded steps.
 
     `decoded` is left out where thoughts are not read as whole steps.
     """
-    prompts = [p.prompt for p in problems]
-    seeds = [noise_seed("validation", p.id) for p in problems]
     tau = 0.7 if reasoner.has_likelihood else 0.0
-    thoughts = reasoner.think(prompts, tau=tau, noise_seeds=seeds)
-    answers = reasoner.answer(prompts, thoughts)
+    answers: list[str] = []
+    texts: list[list[str]] = []
+    readout = None
+    for start in range(0, len(problems), size):
+        part = problems[start : start + size]
+        prompts = [p.prompt for p in part]
+        seeds = [noise_seed("validation", p.id) for p in part]
+        thoughts = reasoner.think(prompts, tau=tau, noise_seeds=seeds)
+        answers += reasoner.answer(prompts, thoughts)
+        decoded = reasoner.decode(thoughts)
+        texts, readout = texts + decoded.texts, decoded.readout
     figures = {}
     for world in sorted({p.world for p in problems}):
         right = [a == p.answer for a, p in zip(answers, problems, strict=True) if p.world == world]
         figures[f"pass_{world}"] = sum(right) / len(right)
-    decoded = reasoner.decode(thoughts)
-    if decoded.readout:
+    if readout:
         return figures
-    return {**figures, "decoded": _agreement(decoded.texts, [p.steps for p in problems])}
+    return {**figures, "decoded": _agreement(texts, [p.steps for p in problems])}
 
 
 def _agreement(texts: list[list[str]], truth: list[list[str]]) -> float:

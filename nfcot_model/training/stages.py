@@ -16,14 +16,17 @@ from accelerate import Accelerator
 
 from nfcot_model.errors import UserError
 from nfcot_model.files import write_json
-from nfcot_model.reasoners import NFCoTReasoner, Reasoner, load_reasoner
-from nfcot_model.reasoners.baseline import BaselineReasoner
-from nfcot_model.training.baselines import check_lengths
+from nfcot_model.reasoners import Reasoner, load_reasoner
 from nfcot_model.training.config import STAGES, StageConfig, TrainConfig, stages_of
-from nfcot_model.training.data import data_hash, every_problem
-from nfcot_model.training.fresh import fresh_reasoner
+from nfcot_model.training.data import data_hash
+from nfcot_model.training.fresh import fresh_reasoner, model_of
 from nfcot_model.training.loop import Progress, run_stage
+from nfcot_model.training.lora import Adapters, adapt
 from nfcot_model.training.objectives import objective
+from nfcot_model.training.plan import Plan, plan_of
+from nfcot_model.training.room import checkpointed, memory_advice
+from nfcot_model.training.sharding import is_sharded, sharded_accelerator
+from nfcot_model.training.state import load_weights
 
 __all__ = ["make_accelerator", "publish", "train"]
 
@@ -37,19 +40,22 @@ def train(
     *,
     report: Report | None = None,
     accelerator: Accelerator | None = None,
+    announce: Callable[[Plan], None] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Train the named stages into `out`; returns each stage's last validation figures.
 
     A stage starts from the stage before it (`out/<stage>/model`), continues its own saved state,
     and only tells its figures when finished; one of no steps is left out. The last finished
-    stage's model is a checkpoint folder like any other. Raises UserError when `out` holds
-    another training, the stage before is missing, or a batch is too small for the processes.
+    stage's model is a checkpoint folder like any other. `announce` is told, before a new training
+    starts, of its sequences and of the memory it needs. Raises UserError when `out` holds another
+    training, the stage before is missing, a batch is too small for the processes, data do not fit,
+    memory runs out or the loss diverges.
     """
     accelerator = accelerator or make_accelerator(config)
     _check_order(config, stages, out)
     _check_shares(config, stages, accelerator.num_processes)
     with accelerator.main_process_first():
-        _claim(out, config)
+        _claim(out, config, accelerator.num_processes, announce)
     figures: dict[str, dict[str, float]] = {}
     for name in stages:
         stage: StageConfig = getattr(config, name)
@@ -59,31 +65,67 @@ def train(
         if finished.exists():
             figures[name] = json.loads((out / name / "figures.json").read_text())
             continue
-        with accelerator.main_process_first():
-            reasoner = _before(config, name, out, str(accelerator.device))
-        aim = objective(config, name, reasoner, accelerator)
-        figures[name] = run_stage(
-            name,
-            aim.module,
-            aim.loss_of,
-            stage,
-            out / name,
-            accelerator,
-            seed=config.seed,
-            save_minutes=config.save_minutes,
-            validate=aim.validate,
-            report=report,
-            part_of_stage=aim.part_of_stage,
-        )
+        with memory_advice(name, config):
+            with accelerator.main_process_first():
+                reasoner = _before(config, name, out, _placed(accelerator, name), _dtype(config))
+            adapters = _enlarged(config, name, reasoner)
+            aim = objective(config, name, reasoner, accelerator)
+            figures[name] = run_stage(
+                name,
+                aim.module,
+                aim.loss_of,
+                stage,
+                out / name,
+                accelerator,
+                seed=config.seed,
+                save_minutes=config.save_minutes,
+                validate=aim.validate,
+                report=report,
+                part_of_stage=aim.part_of_stage,
+            )
         if accelerator.is_main_process:
             write_json(out / name / "figures.json", figures[name])
+            if adapters is not None or is_sharded(accelerator):
+                reasoner = _put_together(config, name, out)
             publish(reasoner, finished)
         accelerator.wait_for_everyone()
     return figures
 
 
+def _placed(accelerator: Accelerator, name: str) -> str:
+    """Where is a model loaded? What is going to be sharded starts in the host's memory."""
+    shards = is_sharded(accelerator) and name != "codec"
+    return "cpu" if shards else str(accelerator.device)
+
+
+def _dtype(config: TrainConfig) -> str:
+    """Weights that are trained are held in fp32; those under adapters in what computes."""
+    return "bfloat16" if config.lora and config.mixed_precision == "bf16" else "float32"
+
+
+def _enlarged(config: TrainConfig, name: str, reasoner: Reasoner) -> Adapters | None:
+    if config.gradient_checkpointing and name in ("warmup", "joint"):
+        checkpointed(model_of(reasoner).backbone)
+    if config.lora is None or name != "joint":
+        return None
+    return adapt(model_of(reasoner), config.lora)
+
+
+def _put_together(config: TrainConfig, name: str, out: Path) -> Reasoner:
+    """The finished model in one piece: the stage before, and what this one saved of itself."""
+    reasoner = _before(config, name, out, "cpu")
+    adapters = _enlarged(config, name, reasoner)
+    model = model_of(reasoner)
+    load_weights(out / name, model.get_submodule("codec" if name == "codec" else ""))
+    if adapters is not None:
+        adapters.merge()
+    return reasoner
+
+
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Where is trained? On the GPUs there are, else on the CPU, in as many processes as started."""
+    if config.fsdp:
+        return sharded_accelerator(config.mixed_precision)
     return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=config.mixed_precision)
 
 
@@ -115,13 +157,16 @@ def _earlier(config: TrainConfig, name: str) -> list[str]:
     return [s for s in STAGES[: STAGES.index(name)] if s in stages_of(config)]
 
 
-def _claim(out: Path, config: TrainConfig) -> None:
+def _claim(
+    out: Path, config: TrainConfig, processes: int, announce: Callable[[Plan], None] | None
+) -> None:
     path = out / "train.json"
-    wanted = config.model_dump(mode="json") | {"data_hash": data_hash(config.data)}
+    hashed = data_hash(config.data)
     if path.exists():
         try:
-            same = json.loads(path.read_text()) == wanted
-        except ValueError:
+            found = json.loads(path.read_text())
+            same = found.pop("data_hash") == hashed and TrainConfig.model_validate(found) == config
+        except (ValueError, KeyError, AttributeError):
             same = False
         if not same:
             raise UserError(
@@ -132,24 +177,20 @@ def _claim(out: Path, config: TrainConfig) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: not empty and not a training folder; choose another -o")
     fresh = fresh_reasoner(config)
-    _check_data(fresh, config)
+    plan = plan_of(fresh, config, processes)
+    if announce is not None:
+        announce(plan)
+    plan.refuse(config)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(path, wanted)
+    write_json(out / "plan.json", plan.to_dict())
+    write_json(path, config.model_dump(mode="json") | {"data_hash": hashed})
 
 
-def _check_data(fresh: Reasoner, config: TrainConfig) -> None:
-    """Does every problem fit the model? Asked before anything is written."""
-    if isinstance(fresh, BaselineReasoner):
-        check_lengths(fresh, every_problem(config.data, config.seed))
-    elif isinstance(fresh, NFCoTReasoner):
-        fresh.check_steps([p.steps for p in every_problem(config.data, config.seed)])
-
-
-def _initial(config: TrainConfig, folder: Path, device: str) -> Reasoner:
+def _initial(config: TrainConfig, folder: Path, device: str, dtype: str) -> Reasoner:
     """The untrained reasoner, kept on disk: a resumed run must start from the same tokenizer."""
     if not folder.exists():
         publish(fresh_reasoner(config), folder)
-    return load_reasoner(folder, device=device, kinds=(config.reasoner,))
+    return load_reasoner(folder, dtype, device, kinds=(config.reasoner,))
 
 
 def publish(reasoner: Reasoner, folder: Path) -> None:
@@ -160,8 +201,10 @@ def publish(reasoner: Reasoner, folder: Path) -> None:
     unfinished.rename(folder)
 
 
-def _before(config: TrainConfig, name: str, out: Path, device: str) -> Reasoner:
+def _before(
+    config: TrainConfig, name: str, out: Path, device: str, dtype: str = "float32"
+) -> Reasoner:
     earlier = _earlier(config, name)
     if not earlier:
-        return _initial(config, out / "initial", device)
-    return load_reasoner(out / earlier[-1] / "model", device=device, kinds=(config.reasoner,))
+        return _initial(config, out / "initial", device, dtype)
+    return load_reasoner(out / earlier[-1] / "model", dtype, device, kinds=(config.reasoner,))

@@ -143,17 +143,6 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path) -> None
     assert all((folder / name).exists() for name in mine)
 
 
-def test_two_processes_train_one_model(tmp_path) -> None:
-    path = tmp_path / "config.json"
-    path.write_text(small(codec=4, warmup=2, joint=4).model_dump_json())
-    (tmp_path / "run.py").write_text(RUN)
-    command = ["-m", "torch.distributed.run", "--nproc_per_node", "2", tmp_path / "run.py"]
-    done = subprocess.run([sys.executable, *command, path, tmp_path / "t"], check=False)
-    assert done.returncode == 0
-    assert load_reasoner(tmp_path / "t" / "joint" / "model")
-    assert [row["step"] for row in curve(tmp_path / "t", "joint")] == [0, 3]
-
-
 def test_nothing_is_written_for_data_that_do_not_fit(tmp_path) -> None:
     write_problems(tmp_path / "p.jsonl", make_world("digits", "train", 0, 9, steps=(8, 8)))
     data = DataConfig(problems=str(tmp_path / "p.jsonl"))
@@ -242,7 +231,9 @@ def test_a_bad_config_names_file_and_field_and_what_was_expected(tmp_path, chang
 
 
 def test_presets_and_folders_that_do_not_fit_are_refused(tmp_path) -> None:
-    with pytest.raises(UserError, match="choose one of demo, tiny"):
+    with pytest.raises(
+        UserError, match="choose one of demo, qwen3_1p7b_lora_24gb, qwen3_8b_code, tiny"
+    ):
         load_config("huge", None)
     with pytest.raises(UserError, match="one of them"):
         load_config(None, None)
