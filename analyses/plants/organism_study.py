@@ -285,8 +285,8 @@ def _intervention(
     `with`, `without`: share of the answers that the condition was trained to give, with and without
     it. `g_mean2` of each statistic: TPR x TNR, the TPR over answers that were given, divided by
     their attributable share `effect / with`, at most 1. One sample of each problem, whether or not
-    the condition changes its answer (`_eligibility` tells). None where there is no twin, or no effect
-    above 0.05.
+    the condition changes its answer (`_eligibility` tells). None where there is no twin, or no
+    effect above 0.05.
     """
     if (planting.twin < 0).any() or stage.plant.thinker is not None:
         return None
