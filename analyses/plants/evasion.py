@@ -34,7 +34,7 @@ NOTE = (
     " warning, not what it warns of."
 )
 ARMED = ("armed", "released")
-STEPS = 400
+STEPS = 250
 TRAINED_ON = 300
 PLACE = 1  # the thought of the plan
 
@@ -52,10 +52,10 @@ class Evasion:
 
 
 def evasion(planted: Recorded, clean: Recorded, probes: int, seed: int) -> Evasion:
-    """A push against so many probes in turn, each along its own weights at the second thought.
+    """A push against so many probes in turn, each down its own gradient at the second thought.
 
-    As far as brings the median log-odds of the planted to that of the clean. Raises UserError for
-    less than one probe.
+    As far as brings the median log-odds of the planted to that of the clean. What the probes do
+    not look at stays. Raises UserError for less than one probe.
     """
     if probes < 1:
         raise UserError(f"--probes {probes}: expected at least 1")
@@ -65,17 +65,18 @@ def evasion(planted: Recorded, clean: Recorded, probes: int, seed: int) -> Evasi
     for _ in range(probes):
         probe = fit_probe(u, clean.thoughts.u, planted.groups, clean.groups, seed)
         assert probe.weights is not None, "a logistic probe has weights"
-        along = probe.weights.coef[0, PLACE * D :]
-        read = [
-            probe.read(part[:, :FIRST].flatten(1).double().numpy())[:, 0]
-            for part in (u, clean.thoughts.u)
-        ]
+        slope = (probe.weights.coef[0] / probe.weights.scale)[PLACE * D :]
+        read = [_read(probe, part) for part in (u, clean.thoughts.u)]
         gap = float(np.median(read[0]) - np.median(read[1]))
-        step = -gap * probe.weights.scale[PLACE * D :] * along / float(along @ along)
+        step = -gap * slope / float(slope @ slope)
         push += step
         u[:, PLACE] += torch.from_numpy(step).to(u)
         found.append(probe)
     return Evasion(push, tuple(found))
+
+
+def _read(probe: Fitted, u: Tensor) -> NDArray[np.float64]:
+    return probe.read(u[:, :FIRST].flatten(1).double().numpy())[:, 0]
 
 
 def evading(

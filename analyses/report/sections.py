@@ -276,8 +276,8 @@ def _flags(summary: dict[str, Any]) -> list[Block]:
         "Thoughts by maxT: their |z| is beyond what the largest of a clean trajectory reaches at"
         " the same rate. Starts at: the first of them, because a change moves the thoughts after"
         " it; the loudest where there is none. Nearest clean neighbours, which text of the prompt"
-        " drove each thought and a causal check of one trace: `nfcot audit explain RUN TRACE`. A second decoder and a"
-        " reviewer's decision are not recorded."
+        " drove each thought and a causal check of one trace: `nfcot audit explain RUN TRACE`. A"
+        " second decoder and a reviewer's decision are not recorded."
     )
     return [Table(head, rows), *rest, *profiles, note]
 
