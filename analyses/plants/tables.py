@@ -79,6 +79,11 @@ def _plants(result: Result, trained: bool) -> list[dict[str, Any]]:
     return [plant for plant in result["plants"] if (plant["model"] is not None) == trained]
 
 
+def _middle(plant: dict[str, Any]) -> int:
+    """Which dose is in the middle?"""
+    return (len(plant["doses"]) - 1) // 2
+
+
 def settings(result: Result) -> str:
     """One sentence: of what, and how much."""
     asked, n = result["settings"], result["n"]
@@ -99,7 +104,7 @@ def edited(result: Result) -> str:
         if plant["policy"] != "off" and "drift" not in plant["plant"]:
             continue
         doses = [dose["severity"] for dose in plant["doses"]]
-        for i in dict.fromkeys((len(doses) - 1, (len(doses) - 1) // 2)):
+        for i in dict.fromkeys((len(doses) - 1, _middle(plant))):
             found = rows_of(result, plant["plant"], doses[i])
             single = max(
                 (row for name, row in found.items() if name not in NOT_SINGLE),
@@ -151,10 +156,11 @@ def by_length(result: Result, plants: Sequence[str] = BY_LENGTH) -> str:
 
 
 def named(result: Result) -> str:
-    """Which thought is pointed at, by both rules, at every dose where some thoughts are planted."""
+    """Which thought is pointed at, by both rules, where some thoughts are planted and some not."""
     rows = []
     for plant in _plants(result, False):
-        for dose in plant["doses"]:
+        for i in sorted({_middle(plant), len(plant["doses"]) - 1}):
+            dose = plant["doses"][i]
             found = dose["named"]
             if found is not None and plant["policy"] == "off":
                 keys = ("named", "named_flagged", "right", "next", "strange", "chance")

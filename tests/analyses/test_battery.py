@@ -238,11 +238,12 @@ def test_a_few_dimensions_of_a_wide_thought_are_seen_in_their_block() -> None:
     fitted = fit_battery(wide(800, 1), fit=wide(300, 2))
     assert "max_block" in fitted.names
     clean, strange = wide(400, 3), wide(400, 4)
-    strange.x[::3, 200:202] += 6.0
+    strange.x[::3, 200:202] += 4.5
     usual, planted = (fitted.score(s).trajectories for s in (clean, strange))
     null = fitted.score(wide(400, 5)).trajectories
-    assert auroc(usual["max_block"], planted["max_block"]) > 0.9
-    assert auroc(usual["max_step"], planted["max_step"]) < 0.85
+    seen = {name: auroc(usual[name], planted[name]) for name in ("max_block", "max_step")}
+    assert seen["max_block"] > 0.85
+    assert seen["max_block"] > seen["max_step"] + 0.1
     assert 0.43 < auroc(usual["max_block"], null["max_block"]) < 0.57
     assert "max_block" not in fit_battery(noise(100, 6)).names
 
