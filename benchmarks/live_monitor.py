@@ -4,11 +4,11 @@
 
 The same problems with the same noise, in batches: bare (`think`, `answer`), watched (scores of
 every thought and a calibrated stop), read (decoded text of every thought while it thinks, too), and
-read at once (each thought's text before the next thought is told). They alternate. `ratio` is that
-of the median wall times, watched to bare, and must not pass 1.1 (exit code 1); `text_ratio` and
-`text_at_once_ratio` are read to bare. Text is decoded on a thread of its own: it gains from a second
-idle core. The calibration stops nothing here, so that all do the same work. `cpu_ratio` and its like
-compare processor time, which other programs disturb less.
+read at once (one thought at a time). They alternate. `ratio` is that of the median wall times,
+watched to bare, and must not pass 1.1 (exit code 1); `text_ratio` and `text_at_once_ratio` are read
+to bare. Text is decoded on a thread of its own, which gains from a second idle core. The
+calibration stops nothing here, so that all do the same work. `cpu_ratio` and its like compare
+processor time, which other programs disturb less.
 """
 
 from __future__ import annotations
