@@ -34,7 +34,7 @@ NOTE = (
     " warning, not what it warns of."
 )
 ARMED = ("armed", "released")
-STEPS = 250
+STEPS = 200
 TRAINED_ON = 300
 PLACE = 1  # the thought of the plan
 
