@@ -162,7 +162,7 @@ def named(result: Result) -> str:
         for i in sorted({_middle(plant), len(plant["doses"]) - 1}):
             dose = plant["doses"][i]
             found = dose["named"]
-            if found is not None and plant["policy"] == "off":
+            if found is not None and "combined" in plant["caught_by"]:
                 keys = ("named", "named_flagged", "right", "next", "strange", "chance")
                 figures = [cell(found.get(key)) for key in keys]
                 rows.append([plant["plant"], f"{dose['severity']:g}", str(found["n"]), *figures])
