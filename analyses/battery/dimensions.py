@@ -32,7 +32,9 @@ def usual_blocks(clean: Iterable[Floats]) -> Floats | None:
 
     None up to 64 dimensions, where a block is the thought.
     """
-    count, total, squares = 0, 0.0, 0.0
+    count = 0
+    total: Floats | float = 0.0
+    squares: Floats | float = 0.0
     for x in clean:
         if x.shape[1] <= BLOCK:
             return None
@@ -42,8 +44,8 @@ def usual_blocks(clean: Iterable[Floats]) -> Floats | None:
         squares = squares + np.square(energies).sum(axis=0)
     if count < 2:
         return None
-    mean = np.asarray(total / count)
-    return np.column_stack([mean, np.maximum(squares / count - mean**2, 1e-12)])
+    mean, square = np.asarray(total) / count, np.asarray(squares) / count
+    return np.column_stack([mean, np.maximum(square - mean**2, 1e-12)])
 
 
 def max_block(x: Floats, noise: Noise, usual: Floats) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -46,7 +47,7 @@ def kept(path: Path, problems: Sequence[Problem], seeds: Sequence[int], tau: flo
 
 def _of(
     kind: str, record: type[Thoughts] | type[Scores], tensors: dict[str, Tensor]
-) -> dict[str, Tensor | None]:
+) -> dict[str, Any]:
     optional = {"hidden"}
     return {
         name: tensors.get(f"{kind}.{name}") if name in optional else tensors[f"{kind}.{name}"]

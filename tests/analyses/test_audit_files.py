@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -276,12 +277,13 @@ def test_an_empty_run_and_one_that_was_cut_are_refused_by_every_command(
     cut = growing(run, tmp_path / "cut", 3)
     tensors = shard_paths(cut, "000000")[0]
     tensors.write_bytes(tensors.read_bytes()[:-20])
+    acts: tuple[Callable[[Path], object], ...] = (
+        lambda path: clean_set(read_run(path), RULE),
+        lambda path: audit_run(read_run(path), calibrated, RULE),
+        lambda path: score_run(path, calibrated, tmp_path / "s", RULE),
+    )
     for path, words in ((empty, "holds no trace"), (cut, "damaged")):
-        for act in (
-            lambda path: clean_set(read_run(path), RULE),
-            lambda path: audit_run(read_run(path), calibrated, RULE),
-            lambda path: score_run(path, calibrated, tmp_path / "s", RULE),
-        ):
+        for act in acts:
             with pytest.raises(UserError, match=words):
                 act(path)
     with pytest.raises(UserError, match="damaged"):
