@@ -282,7 +282,7 @@ def test_an_empty_run_and_one_that_was_cut_are_refused_by_every_command(
         lambda path: audit_run(read_run(path), calibrated, RULE),
         lambda path: score_run(path, calibrated, tmp_path / "s", RULE),
     )
-    for path, words in ((empty, "holds no trace"), (cut, "damaged")):
+    for path, words in ((empty, "holds no trace|0 calibration traces"), (cut, "damaged")):
         for act in acts:
             with pytest.raises(UserError, match=words):
                 act(path)
