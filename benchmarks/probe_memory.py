@@ -6,8 +6,9 @@ Writes a run of that many traces of 8 thoughts, 5 layers of 256 and D = 16 into 
 (about 2.3 GB at 50,000 traces, removed afterwards), then reads it in a fresh process as a sweep
 does: each space once, then a population at every thought and at the pooled places. `peak_gib` is
 that process's largest resident size, tables and imports included. With `--sweep` it also sweeps
-two layers at every thought (LDA with 99 permutations, two workers) and looks four times a second at
-what the process and its workers hold together (proportional set size: what they share counts once).
+`u` and two layers at two thoughts, everything else as a sweep does by default (all estimators, 99
+permutations, all controls that need no model, two workers), and looks four times a second at what
+the process and its workers hold together (proportional set size: what they share counts once).
 """
 
 from __future__ import annotations
@@ -168,25 +169,21 @@ def watch(held: list[int], over: threading.Event) -> None:
         held.append(total)
 
 
-def sweep_two_layers(path: Path) -> dict[str, object]:
-    """A sweep of two spaces, so that the first has to be let go; what did that take?"""
+def sweep_some(path: Path) -> dict[str, object]:
+    """A sweep of three spaces, so that the first have to be let go; what did that take?"""
     start = perf_counter()
     torch.set_num_threads(2)
     held: list[int] = []
     over = threading.Event()
     watcher = threading.Thread(target=watch, args=(held, over))
     watcher.start()
-    options = Options(controls=False, permutations=99)
-    found = sweep(
-        read_run(path),
-        "offset",
-        Plan(sites=("h@1", "h@2"), estimators=("lda",), options=options),
-        Units,
-    )
+    plan = Plan(sites=("u", "h@1", "h@2"), places=("3", "7"), options=Options(permutations=99))
+    found = sweep(read_run(path), "offset", plan, Units)
     over.set()
     watcher.join()
     return {
         "cells": len(found.cells),
+        "control_cells": sum(c.reason is None for c in found.controls),
         "seconds_sweep": round(perf_counter() - start, 1),
         "peak_gib": round(max(held) / 2**20, 2),
     }
@@ -200,7 +197,7 @@ def main() -> int:
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.read is not None:
-        work = sweep_two_layers if options.sweep else read_all
+        work = sweep_some if options.sweep else read_all
         sys.stdout.write(json.dumps(work(options.read)))
         return 0
     with tempfile.TemporaryDirectory() as folder:

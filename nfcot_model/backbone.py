@@ -32,6 +32,8 @@ class BackboneModel(PreTrainedModel):
 
     _supports_sdpa = True
     _supports_flash_attn = True
+    two_paths = False
+    """Does the answer read thoughts on a path of its own, not where they were thought?"""
 
     def __init__(self, config: PreTrainedConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
@@ -62,9 +64,13 @@ class BackboneModel(PreTrainedModel):
 
     def embed(self, layout: Layout, u: Tensor) -> Tensor:
         """Input embeddings [B, T, d_model]: tokens, with projected thoughts in their places."""
+        return self.place(layout, self.project(u))
+
+    def place(self, layout: Layout, vectors: Tensor) -> Tensor:
+        """Tokens as embeddings [B, T, d_model], with these vectors [B, K, d_model] as thoughts."""
         embedded = self.get_input_embeddings()(layout.input_ids)
         rows, ks = layout.mask.nonzero(as_tuple=True)
-        thoughts = self.project(u).to(embedded.dtype)[rows, ks]
+        thoughts = vectors.to(embedded.dtype)[rows, ks]
         return embedded.index_put((rows, layout.thought_at[rows, ks]), thoughts)
 
     def lm_logits(self, h: Tensor) -> Tensor:
@@ -74,13 +80,19 @@ class BackboneModel(PreTrainedModel):
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def stream(self, layout: Layout, u: Tensor, hidden: bool = False, cache: bool = False) -> Any:
-        """One causal pass over whole streams; the backbone's output (last and hidden states).
+        """One causal pass over whole streams; the backbone's output (last and hidden states)."""
+        return self.run(layout, self.embed(layout, u), hidden, cache)
+
+    def run(
+        self, layout: Layout, embedded: Tensor, hidden: bool = False, cache: bool = False
+    ) -> Any:
+        """The same of input embeddings [B, T, d_model] that stand already.
 
         Streams padded on the right need no mask: nothing attends to what comes after it.
         """
         padded_left = not bool(layout.attention_mask[:, 0].all())
         return self.backbone.base_model(
-            inputs_embeds=self.embed(layout, u),
+            inputs_embeds=embedded,
             attention_mask=layout.attention_mask if padded_left else None,
             position_ids=layout.position_ids,
             output_hidden_states=hidden,

@@ -28,7 +28,7 @@ SUMMARIES = {
     "demo": "Shipped checkpoint → runs → probe → audit → dashboard.",
     "world": "Make problem sets with known reasoning.",
     "train": "Train codec, flow, backbone and head.",
-    "eval": "Measure pass@1, decoding and causal controls of a model.",
+    "eval": "Measure a model: pass rates, decoding, causal controls, published benchmarks.",
     "trace": "Record a run: thoughts, likelihoods, decoded text, verdicts.",
     "show": "Show a run or one trace in the terminal.",
     "sites": "List the hooks of a model: where it can be read at each thought.",

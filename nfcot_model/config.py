@@ -74,8 +74,9 @@ class NFCoTConfig(PretrainedConfig):
 
     `backbone` is the config of any Hugging Face causal LM, as a dict with its `model_type`.
     `D` is the width of a thought, `max_thoughts` the budget at which thinking is cut,
-    `log_sigma_bound` the bound of the head's log-scale. `reasoner` is "nfcot", or "regressed" for
-    the control whose head was trained on the squared error of its mean.
+    `log_sigma_bound` the bound of the head's log-scale. `reasoner` is "nfcot" (Unified),
+    "dual" (Dual-Path: the answer reads `e` on a path of its own), or "regressed" for the control
+    whose head was trained on the squared error of its mean.
     """
 
     model_type = "nfcot"

@@ -7,7 +7,7 @@ never released; `docs/decisions.md` names what is ours.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,31 +52,62 @@ class NFCoTOutput(ModelOutput):
 class NFCoTModel(BackboneModel):
     """Backbone, codec, shallow flow, projection and NF head in one Hugging Face folder.
 
+    Unified ("nfcot"): the answer stands behind the thoughts `u`. Dual-Path ("dual"): thoughts are
+    thought as `u` on one path through the backbone, and the answer reads them as `e = F⁻¹(u)`, by a
+    projection of its own, on another; the paths share the prompt, and neither sees the other.
+
     Only the backbone follows `dtype`; the flow, its read-outs and the codec stay in fp32,
     because a likelihood in half precision is not a likelihood.
     """
 
     config_class = NFCoTConfig
     base_model_prefix = "nfcot"
-    _keep_in_fp32_modules_strict = {"codec", "flow", "nf_head", "projection"}  # noqa: RUF012
+    _keep_in_fp32_modules_strict = {  # noqa: RUF012
+        "codec",
+        "flow",
+        "nf_head",
+        "projection",
+        "answer_projection",
+    }
 
     def __init__(self, config: NFCoTConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config, backbone)
         vocab_size = self.backbone.config.get_text_config().vocab_size
         self.codec = ThoughtCodec(config.D, config.codec_config, vocab_size, self.ids.eos)
         self.flow = ShallowFlow(config.D, config.flow_config, config.max_thoughts)
-        self.projection = nn.Linear(config.D, self.d_model)
-        # Thoughts enter at the scale of this backbone's token embeddings.
+        self.projection = self._new_projection()
+        self.nf_head = NFHead(self.d_model, config.D, config.log_sigma_bound)
+        self.two_paths = config.reasoner == "dual"
+        if self.two_paths:
+            self.answer_projection = self._new_projection()
+        self.post_init()
+
+    def _new_projection(self) -> nn.Linear:
+        """Thoughts enter at the scale of this backbone's token embeddings."""
+        projection = nn.Linear(self.config.D, self.d_model)
         embeddings = next(self.backbone.get_input_embeddings().parameters()).detach()
         scale = 0.02 if embeddings.is_meta else float(embeddings.float().std())
-        nn.init.normal_(self.projection.weight, std=scale / math.sqrt(config.D))
-        nn.init.zeros_(self.projection.bias)
-        self.nf_head = NFHead(self.d_model, config.D, config.log_sigma_bound)
-        self.post_init()
+        nn.init.normal_(projection.weight, std=scale / math.sqrt(self.config.D))
+        nn.init.zeros_(projection.bias)
+        return projection
 
     def project(self, u: Tensor) -> Tensor:
         """Thoughts [..., D] as the backbone reads them [..., d_model]."""
         return self.projection(u.to(self.projection.weight.dtype))
+
+    def reread(self, u: Tensor, mask: Tensor) -> Tensor:
+        """Thoughts [B, K, D] as the answer reads them [B, K, d_model]; with two paths, as `e`."""
+        if not self.two_paths:
+            return self.project(u)
+        return self.answer_projection(self.flow.inverse(u, mask))
+
+    def answering(
+        self, layout: Layout, u: Tensor, hidden: bool = False, cache: bool = False
+    ) -> Any:
+        """The pass that the answer is read from; with one path, `stream` itself."""
+        width = layout.mask.shape[1]
+        embedded = self.place(layout, self.reread(u[:, :width], layout.mask))
+        return self.run(layout, embedded, hidden, cache)
 
     def stop_logp(self, h: Tensor) -> Tensor:
         """Log-probabilities [..., 2] of (another thought, `</think>`) after states `h`."""
@@ -99,13 +130,20 @@ class NFCoTModel(BackboneModel):
         `e` [B, K, D] are the codec's latents of the reference reasoning. `target_noise` is the
         standard deviation of the Gaussian noise that keeps the density from degenerating. For
         "regressed", whose flow stays the identity, the squared error of the mean stands in the
-        place of the likelihood.
+        place of the likelihood. "dual" makes two passes: the answer's loss reaches neither flow,
+        projection nor head, the likelihood's not what the answer reads `e` by.
         """
         layout = Layout(input_ids, attention_mask, position_ids, thought_at, mask, targets)
-        u, logdet = self.flow(e + target_noise * torch.randn_like(e), mask)
-        states = self.stream(layout, u).last_hidden_state
+        noisy = e + target_noise * torch.randn_like(e)
+        u, logdet = self.flow(noisy, mask)
+        if self.two_paths:
+            states = self.stream(_before_answer(layout), u).last_hidden_state
+            read = self.run(layout, self.place(layout, self.answer_projection(noisy)))
+            answer = self.token_loss(read.last_hidden_state, targets)
+        else:
+            states = self.stream(layout, u).last_hidden_state
+            answer = self.token_loss(states, targets)
         mu, log_sigma = self.nf_head(at(states, thought_at - 1))
-        answer = self.token_loss(states, targets)
         stop = self._stop_loss(states, thought_at, mask)
         if self.config.reasoner == "regressed":
             squared = ((u - mu).square() * mask[..., None]).sum() / (mask.sum() * self.config.D)
@@ -130,6 +168,13 @@ class NFCoTModel(BackboneModel):
         slots = self.config.codec["slots"]
         ends = (torch.arange(mask.shape[1], device=mask.device) + 1) % slots == 0
         return mask & ends if self.config.variable_k else torch.zeros_like(mask)
+
+
+def _before_answer(layout: Layout) -> Layout:
+    """The streams of a layout up to the last thought of the longest; padded on the right."""
+    width = int(layout.thought_at.max()) + 1
+    columns = ("input_ids", "attention_mask", "position_ids", "targets")
+    return replace(layout, **{name: getattr(layout, name)[:, :width] for name in columns})
 
 
 def model_over(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -38,17 +39,29 @@ class Stream:
 
     `opening` is the backbone's output over the layout it starts from, `state` [B, d_model] the
     last state of each row, `layers` what every layer said of what was last fed, where `extend` was
-    asked for it. Streams that are to be extended must be padded on the left.
+    asked for it. Streams that are to be extended must be padded on the left. With `answering`
+    they open on the path that answers are read from, for models that have two.
     """
 
     layers: tuple[Tensor, ...] = ()
 
     @torch.no_grad()
-    def __init__(self, model: NFCoTModel, layout: Layout, u: Tensor, hidden: bool = False) -> None:
+    def __init__(
+        self,
+        model: NFCoTModel,
+        layout: Layout,
+        u: Tensor,
+        hidden: bool = False,
+        answering: bool = False,
+    ) -> None:
         self.model = model
         self.attention = layout.attention_mask
         self.length = layout.attention_mask.sum(-1)
-        self.opening = model.stream(layout, u, hidden=hidden, cache=True)
+        self.thinking: _Thinking | None = None
+        if model.two_paths and not answering:
+            self.thinking = _Thinking.opened(layout, u)
+        run = model.answering if answering else model.stream
+        self.opening = run(layout, u, hidden=hidden, cache=True)
         self.cache = self.opening.past_key_values
         self.state = self.opening.last_hidden_state[:, -1]
 
@@ -57,6 +70,8 @@ class Stream:
         chosen = copy.copy(self)
         chosen.cache = copy.deepcopy(self.cache)
         chosen.cache.batch_select_indices(index)
+        if self.thinking is not None:
+            chosen.thinking = self.thinking.rows(index)
         chosen.attention, chosen.length, chosen.state = (
             tensor[index] for tensor in (self.attention, self.length, self.state)
         )
@@ -86,6 +101,71 @@ class Stream:
         fed = states[torch.arange(len(states), device=states.device), last]
         self.state = torch.where(alive.any(-1, keepdim=True), fed, self.state)
         return states
+
+    @torch.no_grad()
+    def feed(self, u: Tensor, alive: Tensor, hidden: bool = False) -> Tensor:
+        """Have the thoughts u [B, n, D] where `alive` [B, n]; the states behind them."""
+        before = self.attention.shape[1]
+        states = self.extend(self.model.project(u).to(self.state.dtype), alive, hidden)
+        if self.thinking is not None:
+            self.thinking = self.thinking.and_then(u, alive, before)
+        return states
+
+    @torch.no_grad()
+    def turn(self) -> None:
+        """Thinking is over, an answer will be written: with two paths, go over to the other one.
+
+        The thoughts leave the sight of all that follows; in their places, behind the same prompt on
+        the same cache, stands what the answer reads of them. With one path nothing happens.
+        """
+        if self.thinking is None:
+            return
+        u, mask, columns = self.thinking.u, self.thinking.mask, self.thinking.columns
+        self.thinking = None
+        rows, ks = mask.nonzero(as_tuple=True)
+        self.attention = self.attention.index_put(
+            (rows, columns[rows, ks]), self.attention.new_zeros(())
+        )
+        self.length = self.length - mask.sum(-1)
+        # Each row's thoughts to the front, as the flow reads them.
+        order = (~mask).to(torch.uint8).argsort(dim=-1, stable=True)
+        order = order[:, : int(mask.sum(-1).max())]
+        if order.shape[1]:
+            u, mask = (
+                u.gather(1, order[..., None].expand(-1, -1, u.shape[-1])),
+                mask.gather(1, order),
+            )
+            self.extend(self.model.reread(u * mask[..., None], mask).to(self.state.dtype), mask)
+
+    def close(self) -> None:
+        """Feed `</think>` to every row."""
+        ids = self.length.new_full((len(self.length), 1), self.model.ids.end_think)
+        self.extend(self.model.get_input_embeddings()(ids), torch.ones_like(ids, dtype=torch.bool))
+
+
+@dataclass(frozen=True)
+class _Thinking:
+    """The thoughts that streams hold, and the columns of the cache in which they stand."""
+
+    u: Tensor  # [B, n, D]
+    mask: Tensor  # [B, n]
+    columns: Tensor  # [B, n]
+
+    @staticmethod
+    def opened(layout: Layout, u: Tensor) -> _Thinking:
+        return _Thinking(u[:, : layout.mask.shape[1]], layout.mask, layout.thought_at)
+
+    def rows(self, index: Tensor) -> _Thinking:
+        return _Thinking(self.u[index], self.mask[index], self.columns[index])
+
+    def and_then(self, u: Tensor, alive: Tensor, first: int) -> _Thinking:
+        """The same with thoughts in the columns from `first` on."""
+        columns = torch.arange(first, first + u.shape[1], device=u.device).expand(alive.shape)
+        return _Thinking(
+            torch.cat([self.u, u], dim=1),
+            torch.cat([self.mask, alive], dim=1),
+            torch.cat([self.columns, columns], dim=1),
+        )
 
 
 @torch.no_grad()
@@ -129,8 +209,7 @@ def think(
         eps = model.nf_head.eps(noise[rows, K.clamp(max=budget - 1)])
         u = mu + torch.exp(log_sigma) * eps
         drawn.put(alive, K, u, eps, mu, log_sigma)
-        embedded = model.project(u).to(stream.state.dtype)[:, None]
-        stream.extend(embedded, alive[:, None], hidden)
+        stream.feed(u[:, None], alive[:, None], hidden)
         if on_thought is None:
             K = K + alive.to(K)
             continue
@@ -175,8 +254,9 @@ def answer(
 ) -> list[list[int]]:
     """Which answer (token ids) follows?
 
-    `stream` opens with `[prompt] <think> u </think>` (an explicit reasoner goes on from
-    `[prompt] <think>`). `temperature=0` is greedy; otherwise row i draws from `seeds[i]`.
+    `stream` opens with `[prompt] <think> u </think>` on the path of answers (an explicit reasoner
+    goes on from `[prompt] <think>`). `temperature=0` is greedy; otherwise row i draws from
+    `seeds[i]`.
     """
     model, count = stream.model, len(stream.state)
     if temperature != 0 and len(seeds or ()) != count:

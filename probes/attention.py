@@ -41,7 +41,11 @@ def fit_attention(
     mask = torch.arange(int(K.max())) < K[:, None]
     X = torch.zeros(*mask.shape, rows.shape[1], dtype=torch.float64)
     X[mask] = torch.from_numpy((rows - mean) / scale)
-    middle, spread = (float(y.mean()), float(y.std()) or 1.0) if kind == "number" else (0.0, 1.0)
+    middle, spread = (
+        (float(y.mean()), float(np.std(y, dtype=np.float64)) or 1.0)
+        if kind == "number"
+        else (0.0, 1.0)
+    )
     target = torch.from_numpy((y - middle) / spread if kind == "number" else y)
     outputs = classes if kind == "multiclass" else 1
     generator = torch.Generator().manual_seed(seed)

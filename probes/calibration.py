@@ -11,6 +11,8 @@ from scipy.special import log_softmax, softmax
 from sklearn.calibration import calibration_curve
 
 from nfcot_model.errors import UserError
+from probes.intervals import Draws, Estimate, exact_share, percentile_interval
+from probes.resampling import share
 
 __all__ = ["Bin", "Calibration", "calibration_table", "conformal_p", "fit_calibration"]
 
@@ -41,9 +43,10 @@ def fit_calibration(logits: Floats, y: Ints) -> Calibration:
     """Which slope and offsets turn logits into probabilities that come true?
 
     logits [n] (binary decision values) or [n, C], of rows that the probe was not fitted on (out of
-    fold); y [n]. Maximum likelihood of targets (N_c + 1) / (N_c + C) for the true class instead of
-    1, so that logits without a mistake keep a finite slope: Platt 1999, and for more classes a
-    temperature (Guo et al. 2017) with offsets. Raises UserError for logits that are not finite.
+    fold); y [n]. Maximum likelihood of targets (N_c + 1) / (N_c + 2) for the true class instead of
+    1, the rest shared by the others, so that logits without a mistake keep a finite slope: Platt
+    1999, and for more classes a temperature (Guo et al. 2017) with offsets. Raises UserError for
+    logits that are not finite.
     """
     z = _columns(np.asarray(logits, dtype=np.float64))
     n, C = z.shape
@@ -53,7 +56,8 @@ def fit_calibration(logits: Floats, y: Ints) -> Calibration:
             " not finite; look for extreme values among the probe's features"
         )
     counts = np.bincount(y, minlength=C)[y][:, None]
-    targets = np.where(np.arange(C) == y[:, None], counts + 1, 1) / (counts + C)
+    right = (counts + 1) / (counts + 2)
+    targets = np.where(np.arange(C) == y[:, None], right, (1 - right) / max(C - 1, 1))
     scale = float(np.abs(z - z.mean(axis=0)).mean()) or 1.0
     unit = z / scale
 
@@ -78,33 +82,49 @@ def fit_calibration(logits: Floats, y: Ints) -> Calibration:
 class Bin:
     """Rows whose probability is above `low`, up to `high`: their mean probability, how often right.
 
-    `predicted`, `observed`: means over the bin's n rows; of a small n they say little.
+    `predicted`, `observed`: means over the n rows of `groups` groups, with 95 % intervals over
+    resamples of groups (the exact binomial one over groups where all or none came true); a single
+    group with both has none.
     """
 
     low: float
     high: float
     n: int
-    predicted: float
-    observed: float
+    groups: int
+    predicted: Estimate
+    observed: Estimate
 
 
-def calibration_table(kind: str, y: Ints, p: Floats, bins: int = 10) -> list[Bin]:
+def calibration_table(
+    kind: str, y: Ints, p: Floats, groups: NDArray[np.object_], draws: Draws, bins: int = 10
+) -> list[Bin]:
     """Do probabilities come true? Bins of equal width, those without a row left out.
 
     Binary: p [n] against how often the label is class 1. Multiclass: the likeliest class's of p
-    [n, C] against how often it is the label.
+    [n, C] against how often it is the label. groups [n] and their resamples.
     """
     if kind == "multiclass":
         y, p = (p.argmax(axis=1) == y).astype(np.int64), p.max(axis=1)
     if not y.size:
         return []
     edges = np.linspace(0.0, 1.0, bins + 1)
-    counts = np.bincount(np.searchsorted(edges[1:-1], p), minlength=bins)
+    place = np.searchsorted(edges[1:-1], p)
     observed, predicted = calibration_curve(y, p, n_bins=bins, pos_label=1)
-    return [
-        Bin(float(edges[i]), float(edges[i + 1]), int(counts[i]), float(mean), float(share))
-        for i, mean, share in zip(np.flatnonzero(counts), predicted, observed, strict=True)
-    ]
+    table = []
+    for i, mean, often in zip(np.unique(place), predicted, observed, strict=True):
+        here = place == i
+        count = len(set(groups[here]))
+        told, came = (
+            Estimate(float(value), np.nan, np.nan)
+            if count < 2
+            else percentile_interval(value, share(column, here, draws))
+            for value, column in ((mean, p), (often, y.astype(np.float64)))
+        )
+        if often in (0.0, 1.0):
+            came = exact_share(often == 1.0, groups[here])
+        row = Bin(float(edges[i]), float(edges[i + 1]), int(here.sum()), count, told, came)
+        table.append(row)
+    return table
 
 
 def conformal_p(scores: Floats, control_scores: Floats) -> Floats:

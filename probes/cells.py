@@ -13,11 +13,11 @@ from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator
 
 from probes.controls.panel import ControlFeatures
-from probes.crossfit import crossfit
+from probes.crossfit import Crossfit, crossfit
 from probes.estimators import ESTIMATORS
 from probes.fitting import estimator_name, fit_rows
 from probes.intervals import Estimate, exact_share, group_draws, percentile_interval
-from probes.metrics import nanmean, resampled_metrics, withheld_metrics
+from probes.metrics import CLASS_MEANS, nanmean, resampled_metrics, withheld_metrics
 from probes.permutations import ALL_EQUAL
 from probes.reading import Task
 from probes.weights import Features
@@ -37,7 +37,8 @@ class Cell:
 
     `value`: the choosing statistic, averaged over folds. `metrics`: averaged over folds too, with
     intervals over groups. `null`: the statistic for each permuted labelling, empty for controls and
-    for estimators that are not built in. `reason`: why there is nothing.
+    for estimators that are not built in. `reason`: why there is nothing; `no_interval`: why means
+    over classes have no interval.
     """
 
     site: str
@@ -49,6 +50,7 @@ class Cell:
     metrics: dict[str, Estimate]
     null: tuple[float, ...] = ()
     reason: str | None = None
+    no_interval: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return vars(self) | {"metrics": {k: e.to_dict() for k, e in self.metrics.items()}}
@@ -134,15 +136,18 @@ def _built_in(
     def moved(array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(job.device)
 
-    found = crossfit(
-        moved(X.astype(np.float32, copy=False)),
-        moved(task.y),
-        task.kind,
-        len(task.classes or ()),
-        moved(task.rows.fold),
-        [ESTIMATORS[name] for name in names],
-        None if permuted is None else moved(permuted),
-    )
+    found: dict[str, Crossfit] = {}
+    for precise in {ESTIMATORS[name].precise for name in names}:
+        alike = [ESTIMATORS[name] for name in names if ESTIMATORS[name].precise == precise]
+        found |= crossfit(
+            moved(alike[0].features(X)),
+            moved(task.y),
+            task.kind,
+            len(task.classes or ()),
+            moved(task.rows.fold),
+            alike,
+            None if permuted is None else moved(permuted),
+        )
     return [
         _cell(
             job,
@@ -152,7 +157,7 @@ def _built_in(
             fit.scores.cpu().numpy(),
             tuple(float(v) for v in fit.null.cpu()),
         )
-        for name, fit in found.items()
+        for name, fit in ((name, found[name]) for name in names)
     ]
 
 
@@ -176,9 +181,23 @@ def _cell(
     if task.kind == "binary":
         told = expit(told)
     metrics = _over_folds(task, told, job.draws)
+    alone = _alone(task)
     shown = {key: metrics[key] for key in SHOWN[task.kind]}
     count = len(set(task.groups))
-    return Cell(job.name, name, len(task.y), count, penalty, value, shown, null)
+    why = None if alone is None else f"a fold has class {alone!r} in a single group"
+    return Cell(job.name, name, len(task.y), count, penalty, value, shown, null, no_interval=why)
+
+
+def _alone(task: Task) -> object | None:
+    """A class that a fold has in a single group, if there is one."""
+    if task.classes is None:
+        return None
+    for b in range(int(task.rows.fold.max()) + 1):
+        here = task.rows.fold == b
+        for c in np.unique(task.y[here]):
+            if len(set(task.groups[here][task.y[here] == c])) == 1:
+                return task.classes[int(c)]
+    return None
 
 
 def _over_folds(task: Task, told: NDArray[np.float64], draws: int) -> dict[str, Estimate]:
@@ -188,9 +207,11 @@ def _over_folds(task: Task, told: NDArray[np.float64], draws: int) -> dict[str, 
     tests hold both together), without its cost for each of hundreds of cells.
 
     Readings of different folds are not ranked among each other: a fold with few rows of a class
-    leaves many to train on, so weak probes would rank below chance if they were.
+    leaves many to train on, so weak probes would rank below chance if they were. Where a fold has a
+    class in a single group, no resample says how another group of it would be read: means over
+    classes have no interval then.
     """
-    values, drawn = [], []
+    values, drawn, alone = [], [], _alone(task) is not None
     for b in range(int(task.rows.fold.max()) + 1):
         here = task.rows.fold == b
         y, scores, groups = task.y[here], told[here], task.groups[here]
@@ -205,6 +226,8 @@ def _over_folds(task: Task, told: NDArray[np.float64], draws: int) -> dict[str, 
         value = float(np.nanmean([fold[name] for fold in values]))
         if name in withheld:
             out[name] = Estimate(float("nan"), float("nan"), float("nan"))
+        elif alone and name in CLASS_MEANS:
+            out[name] = Estimate(value, float("nan"), float("nan"))
         elif name == "accuracy" and value in (0.0, 1.0):
             out[name] = exact_share(value == 1.0, task.groups)
         else:

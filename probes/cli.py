@@ -31,7 +31,7 @@ from probes.options import (
 from probes.transfer_cli import report, transfer
 
 if TYPE_CHECKING:
-    from probes.fit import ProbeResult
+    from probes.fit import Options, ProbeResult
 
 app = typer.Typer(
     help="Sweep sites, fit, test and apply probes on thoughts, with controls.",
@@ -205,7 +205,7 @@ def fit(
             reasoner=reasoner_of(loaded, model),
             progress=tell,
         )
-    folder = out or loaded.path.parent / "probes" / _default_name(loaded.name, result)
+    folder = out or loaded.path.parent / "probes" / _default_name(loaded.name, result, options)
     kept = save_probe(result, folder)
     artifact = None if kept is None else str(folder)
     if json:
@@ -316,12 +316,17 @@ def apply(
     console.print(f"scores: {path}", soft_wrap=True, markup=False)
 
 
-def _default_name(run: str, result: ProbeResult) -> str:
+def _default_name(run: str, result: ProbeResult, options: Options) -> str:
     """A folder name that tells probes of one run apart."""
     from nfcot_model.files import content_hash
+    from probes.splits import FOLDS
 
     label = result.label if result.positive is None else f"{result.label}={result.positive}"
     estimator = result.estimator
     if not estimator.isidentifier():
         estimator = content_hash(estimator)
-    return f"{run}-{label}-{result.site}-{estimator}-seed{result.seed}".replace("/", "_")
+    name = f"{run}-{label}-{result.site}-{estimator}-seed{result.seed}"
+    split = None if options.split is None else options.split.hash
+    if result.labels_sha256 or split or options.folds != FOLDS:
+        name += f"-{content_hash([result.labels_sha256, split, options.folds])[:8]}"
+    return name.replace("/", "_")

@@ -34,34 +34,45 @@ h2 { margin-top: 2.5rem; }
 class Collected:
     """What was found: `probes` as in probe.json, `sweeps` as in sweep.json, each with its `folder`.
 
-    Nothing is computed again; every figure is that of the fit.
+    `damaged`: what could not be read, and why. Nothing is computed again; every figure is that of
+    the fit.
     """
 
     probes: list[dict[str, Any]]
     sweeps: list[dict[str, Any]]
+    damaged: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of `nfcot probe report --json`."""
-        return {"probes": self.probes, "sweeps": self.sweeps}
+        return dict(vars(self))
 
 
 def collect(folders: Sequence[Path]) -> Collected:
     """Which probes and sweeps are in these folders, or one or two levels below?
 
-    Raises UserError for a folder that is missing, a damaged probe, and when there is none at all.
+    Raises UserError for a folder that is missing, and when there is none that can be read.
     """
-    probes, sweeps = [], []
+    probes: list[dict[str, Any]] = []
+    sweeps: list[dict[str, Any]] = []
+    damaged: list[str] = []
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; give a probe, a sweep or what holds them")
-        for file in _files(folder, JSON_FILE):
-            probes.append(read_probe(file.parent).meta | {"folder": str(file.parent)})
-        for file in _files(folder, SWEEP_FILE):
-            sweeps.append(read_json_object(file) | {"folder": str(file.parent)})
+        for name, kept, read in (
+            (JSON_FILE, probes, lambda file: read_probe(file.parent).meta),
+            (SWEEP_FILE, sweeps, read_json_object),
+        ):
+            for file in _files(folder, name):
+                try:
+                    kept.append(read(file) | {"folder": str(file.parent)})
+                except UserError as error:
+                    damaged.append(str(error))
+    if not probes and not sweeps and damaged:
+        raise UserError(damaged[0])
     if not probes and not sweeps:
         named = ", ".join(map(str, folders))
         raise UserError(f"{named}: holds no fitted probe; make one with nfcot probe fit or sweep")
-    return Collected(probes, sweeps)
+    return Collected(probes, sweeps, damaged)
 
 
 def _files(folder: Path, name: str) -> list[Path]:
@@ -73,7 +84,7 @@ def write_report(found: Collected, folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder}: is a file; give a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    text = collected_markdown(found.probes, found.sweeps)
+    text = collected_markdown(found.probes, found.sweeps, found.damaged)
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     page = (
         "<!doctype html>\n<html lang=en><meta charset=utf-8><title>Probes</title>"

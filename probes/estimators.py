@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nfcot_model.errors import UserError
@@ -23,13 +25,19 @@ Start = tuple[Tensor, Tensor] | None
 class Estimator:
     """A linear probe. `kinds`: the tasks it is for; `penalties`: what inner folds choose among
     (strongest first), none where nothing is to be chosen; `fit` takes labellings y [B, n] with a
-    penalty each, the number of classes, and fits of similar rows to start from.
+    penalty each, the number of classes, and fits of similar rows to start from. `precise`: fits are
+    made in double precision, because nothing keeps small directions from counting in full.
     """
 
     name: str
     kinds: tuple[str, ...]
     penalties: tuple[float, ...]
     fit: Callable[[Design, Tensor, Tensor, int, Start], Linear]
+    precise: bool = False
+
+    def features(self, X: NDArray[np.floating]) -> NDArray[np.floating]:
+        """X in the precision that fits are made in."""
+        return np.ascontiguousarray(X, dtype=np.float64 if self.precise else np.float32)
 
 
 def _logistic(design: Design, y: Tensor, C: Tensor, classes: int, start: Start) -> Linear:
@@ -44,7 +52,7 @@ def _discriminant(name: str, shrinkage: float | None) -> Estimator:
     def fit(design: Design, y: Tensor, penalties: Tensor, classes: int, start: Start) -> Linear:
         return fit_discriminant(design, y, classes, shrinkage)
 
-    return Estimator(name, CLASSES, (), fit)
+    return Estimator(name, CLASSES, (), fit, precise=shrinkage == 0.0)
 
 
 ESTIMATORS = {

@@ -174,7 +174,7 @@ def evaluate_probe(
         permutation=permutation,
         thresholds=limits,
         control_set=control_set,
-        calibration=[] if classes is None else calibration_table(kind, y, told),
+        calibration=[] if classes is None else calibration_table(kind, y, told, groups, draws),
         headline=_headline(kind, metrics, permutation, where),
         probe_headline=probe.meta["headline"],
         probe_hash=probe.hash,

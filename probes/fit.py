@@ -19,13 +19,13 @@ from probes.controls.compare import Control, Judged, controls_of
 from probes.controls.panel import Panel
 from probes.controls.states import control_states
 from probes.estimators import strongest
-from probes.fitting import resolve
+from probes.fitting import resolve, some
 from probes.headline import headline
 from probes.intervals import Estimate, group_draws
 from probes.mdl import Mdl
 from probes.metrics import evaluate
 from probes.permutations import Permutation, permutation_test
-from probes.population import Population, population
+from probes.population import Population, population, refuse_absent_positive
 from probes.reading import Reading, code_length, read_rows, refuse_unreadable, task_of
 from probes.sites import parse_site
 from probes.splits import FOLDS, Split, split_groups
@@ -149,18 +149,21 @@ def fit_probe(
     found = population(
         run, parse_site(site), label, table=table, kind=asked.kind, positive=asked.positive
     )
+    refuse_absent_positive(found)
     if asked.split is None:
         split = split_groups(
             found.y, found.groups, found.classes, asked.seed, asked.folds, found.kind == "binary"
         )
     else:
         split = asked.split
+        found = in_the_split(found, split)
         refuse_unreadable(found, task_of(found, split.rows(found.groups), asked.seed))
     chosen_estimator(asked, found)
     panel = None
     if asked.controls:
         (progress or _silent)("states of the controls")
-        panel = Panel(run, control_states(run, reasoner), asked.seed)
+        hooks = [found.site.space] if found.site.captured else []
+        panel = Panel(run, control_states(run, reasoner, hooks=hooks), asked.seed)
     result = fit_population(run, found, split, asked, panel, progress)
     return result if table is None else replace(result, labels_sha256=file_hash(table.path))
 
@@ -233,8 +236,10 @@ def _fitted(
         headline=headline(found.kind, metrics, controls, permutation),
         controls=controls,
         permutation=permutation,
-        mdl=code_length(task, X, estimator, reading.fitted.penalty),
-        calibration=[] if is_number else calibration_table(found.kind, y, reading.test),
+        mdl=code_length(task, X, estimator, reading.fitted.penalty, options.draws),
+        calibration=[]
+        if is_number
+        else calibration_table(found.kind, y, reading.test, groups, draws),
         reading=reading,
         split=split,
         run=run.name,
@@ -244,9 +249,27 @@ def _fitted(
     )
 
 
+def in_the_split(found: Population, split: Split) -> Population:
+    """The rows whose group is in one of the parts; the others are counted out."""
+    parts = split.rows(found.groups)
+    rows = np.sort(np.concatenate([parts.train, parts.control, parts.test]))
+    if len(rows) == len(found.y):
+        return found
+    X = None if found.X is None else some(found.X, rows)
+    return replace(
+        found,
+        X=X,
+        y=found.y[rows],
+        groups=found.groups[rows],
+        trace=found.trace[rows],
+        row=found.row[rows],
+        out=found.out | {"a group that is in no part of the split": len(found.y) - len(rows)},
+    )
+
+
 def chosen_estimator(options: Options, found: Population) -> str | BaseEstimator:
     """The estimator that was asked for, or the strongest; raises UserError if it cannot be used."""
-    wanted = options.estimator or strongest(found.kind)
+    wanted = strongest(found.kind) if options.estimator is None else options.estimator
     return resolve(wanted, found.kind, found.site.place.how == "all")
 
 

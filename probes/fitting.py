@@ -109,7 +109,7 @@ def _fit_linear(
     X: NDArray[np.floating], y: Labels, kind: str, classes: int, fold: Ints, name: str
 ) -> Fitted:
     estimator = ESTIMATORS[name]
-    features = torch.from_numpy(np.ascontiguousarray(X, dtype=np.float32))
+    features = torch.from_numpy(estimator.features(X))
     target = torch.from_numpy(y)
     found = crossfit(features, target, kind, classes, torch.from_numpy(fold), [estimator])[name]
     exact = torch.from_numpy(np.ascontiguousarray(X, dtype=np.float64))

@@ -13,7 +13,6 @@ from scipy import stats
 __all__ = [
     "Draws",
     "Estimate",
-    "accuracy_interval",
     "cluster_bootstrap",
     "cluster_means",
     "exact_share",
@@ -84,25 +83,6 @@ def exact_share(right: bool, groups: NDArray[np.object_]) -> Estimate:
     n = len(set(groups))
     bounds = stats.binomtest(n if right else 0, n).proportion_ci(LEVEL, method="exact")
     return Estimate(float(right), float(bounds.low), float(bounds.high))
-
-
-def accuracy_interval(
-    hit: NDArray[np.bool_], groups: NDArray[np.object_], seed: int, draws: int = 1000
-) -> Estimate:
-    """Which share of readings is right, with a 95 % interval over groups?
-
-    hit [n], groups [n]. All right or all wrong: `exact_share`. NaN throughout without a row, NaN
-    ends where a single group with hits and misses says nothing of other groups.
-    """
-    if hit.size == 0:
-        return Estimate(math.nan, math.nan, math.nan)
-    if hit.all() or not hit.any():
-        return exact_share(bool(hit.all()), groups)
-    if len(set(groups)) == 1:
-        return Estimate(float(hit.mean()), math.nan, math.nan)
-    resamples = group_draws(groups, draws, seed)
-    drawn = resamples.sums(hit.astype(np.float64)) / resamples.sums(np.ones(hit.size))
-    return percentile_interval(float(hit.mean()), drawn)
 
 
 def cluster_bootstrap(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = ["KINDS", "Labels", "available_labels", "class_key", "has_label", "rea
 
 KINDS = ("auto", "binary", "multiclass", "number")
 MAX_WHOLE = 20
+MOST = sys.float_info.max
 _BOOKKEEPING = {"trace_id", "labels", "steps", "shard", "row", "u_sha256"}
 TRACE_COLUMNS = [name for name in TRACES_SCHEMA.names if name not in _BOOKKEEPING]
 THOUGHT_COLUMNS = [name for name in THOUGHTS_SCHEMA.names if name not in _BOOKKEEPING]
@@ -138,13 +140,17 @@ def read_labels(
 
     kind: `auto` makes classes of texts, booleans, and numbers that are whole and of at most 20
     values; other numbers stay numbers. All values of the run decide, so that the kind is the same
-    at every site. positive: this value against the rest; a text is
-    read as JSON where the label has such a value. Raises UserError, listing the labels there are,
-    when the run has none of that name, when a place that pools thoughts leaves open which one is
-    meant, and when the values are not of the kind.
+    at every site. positive: this value against the rest; a text is read as JSON where the label has
+    such a value. Raises UserError, listing the labels there are, when the run has none of that
+    name, when a place that pools thoughts leaves open which one is meant, when the values are not
+    of the kind, and for numbers with a `positive` one.
     """
     if kind not in KINDS:
         raise UserError(f"--kind '{kind}': expected one of {', '.join(KINDS)}")
+    if positive is not None and kind == "number":
+        raise UserError(
+            "--kind 'number': with --positive a label has two classes; leave one of them out"
+        )
     found = _find(run, label, table)
     if found is None:
         raise UserError(
@@ -253,7 +259,7 @@ def _is_number(present: Sequence[Any]) -> bool:
 def _refuse_no_numbers(
     run: Run, label: str, found: _Found, present: Sequence[Any], table: LabelTable | None
 ) -> None:
-    bad = [v for v in present if not (isinstance(v, int | float) and np.isfinite(v))]
+    bad = [v for v in present if not (isinstance(v, int | float) and abs(v) <= MOST)]
     if not bad:
         return
     if found.level == "csv" and table is not None:

@@ -23,6 +23,7 @@ from probes.resampling import resampled_numbers, resampled_ranks, resampled_shar
 from probes.thresholds import RATES, Thresholds, recall_name
 
 __all__ = [
+    "CLASS_MEANS",
     "FALSE_ALARMS",
     "METRICS",
     "MIN_CLASS_GROUPS",

@@ -104,7 +104,7 @@ class Permutation:
     """How often do labels that have nothing to do with the rows score as well?
 
     `p_value`: (1 + permutations as good) / (1 + permutations); `null_max`: the best of them; both
-    None, with the `reason`, where groups cannot exchange labels or these are all equal.
+    None, with the `reason`, where groups cannot exchange labels, or no exchange changes one.
     """
 
     statistic: str
@@ -148,6 +148,9 @@ def permutation_test(
         whose = donors(groups, lengths[:, None], count, seed)
     except UserError as error:
         return Permutation(name, observed, None, None, 0, 0, str(error))
+    if (y[whose.trace] == y).all():
+        reason = "the label follows from the number of thoughts: no exchange changes it"
+        return Permutation(name, observed, None, None, 0, whose.fixed, reason)
     null = np.concatenate([of(y[part]) for part in np.array_split(whose.trace, -(-count // BATCH))])
     p = (1 + int((null >= observed - 1e-12).sum())) / (1 + count)
     return Permutation(name, observed, p, float(np.nanmax(null)), count, whose.fixed)

@@ -15,7 +15,7 @@ from probes.labels import class_key, read_labels
 from probes.sites import Site, real_site, site_rows
 from probes.tables import LabelTable
 
-__all__ = ["Population", "population"]
+__all__ = ["Population", "population", "refuse_absent_positive"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,15 @@ class Population:
     site: Site
     label: str
     label_level: str
+
+
+def refuse_absent_positive(*found: Population) -> None:
+    """Raise UserError when one value was set against the rest, and no trace has it anywhere."""
+    if found[0].positive is not None and not any((one.y == 1).any() for one in found):
+        raise UserError(
+            f"--positive {found[0].positive}: no trace has that value of '{found[0].label}'; give"
+            " one that the run has"
+        )
 
 
 def population(

@@ -122,7 +122,7 @@ def read_rows(task: Task, X: Features, estimator: str | BaseEstimator) -> Readin
 
 
 def code_length(
-    task: Task, X: Features, estimator: str | BaseEstimator, penalty: float | None
+    task: Task, X: Features, estimator: str | BaseEstimator, penalty: float | None, draws: int
 ) -> Mdl | None:
     """In how many bits can the training labels be sent, learning from X on the way?
 
@@ -142,4 +142,4 @@ def code_length(
         z = fits.scores(shared.transform(features[test]))[0].double().numpy()
         return softmax(np.hstack([0 * z, z]) if classes == 2 else z, axis=1)
 
-    return online_code(told, y, task.groups[task.rows.train], classes, task.seed)
+    return online_code(told, y, task.groups[task.rows.train], classes, task.seed, draws)

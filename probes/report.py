@@ -82,8 +82,15 @@ def fit_lines(probe: Mapping[str, Any]) -> list[str]:
     if probe.get("mdl") is not None:
         mdl = probe["mdl"]
         lines.append(
-            f"online code: {mdl['compression']:.2f} times shorter than uniform,"
-            f" {mdl['over_shares']:.2f} times shorter than shares of classes"
+            f"online code of {mdl['groups']} training groups:"
+            f" {shown(mdl['bits_per_label'])} bits per label;"
+            f" {shown(mdl['compression'])} times shorter than uniform,"
+            f" {shown(mdl['over_shares'])} times shorter than shares of classes"
+        )
+    if any(e["value"] is not None and e["low"] == e["high"] for e in probe["metrics"].values()):
+        lines.append(
+            "an interval without width: no resample of groups contained a mistake; that none can"
+            " happen it does not say"
         )
     for reason in dict.fromkeys(probe["withheld"].values()):
         names = [n for n, why in probe["withheld"].items() if why == reason]
@@ -131,6 +138,12 @@ def sweep_lines(sweep: Sweep) -> list[str]:
     if sweep.no_null is not None:
         lines.append(f"no p-values: {sweep.no_null}")
     lines += [f"not read at {place}: {reason}" for place, reason in sweep.refused.items()]
+    bare = [cell for cell in sweep.cells if cell.no_interval is not None]
+    if bare:
+        lines.append(
+            f"no intervals of means over classes at {len(bare)} of {len(sweep.cells)} cells, such"
+            f" as {bare[0].site}: {bare[0].no_interval}; trace more problems"
+        )
     return lines
 
 
@@ -212,15 +225,18 @@ def probe_markdown(probe: Mapping[str, Any]) -> str:
             [
                 f"{b['low']:.1f} – {b['high']:.1f}",
                 str(b["n"]),
-                f"{b['predicted']:.3f}",
-                f"{b['observed']:.3f}",
+                str(b["groups"]),
+                _plain(b["predicted"]),
+                _plain(b["observed"]),
             ]
             for b in probe["calibration"]
         ]
         lines += [
             "Calibration on the test groups:",
             "",
-            _markdown_table(["probability", "traces", "mean predicted", "came true"], bins),
+            _markdown_table(
+                ["probability", "traces", "groups", "mean predicted", "came true"], bins
+            ),
             "",
         ]
     return "\n".join(lines)
@@ -259,10 +275,12 @@ def transfer_table(found: Transfer) -> Table:
 
 
 def collected_markdown(
-    probes: Sequence[Mapping[str, Any]], sweeps: Sequence[Mapping[str, Any]]
+    probes: Sequence[Mapping[str, Any]],
+    sweeps: Sequence[Mapping[str, Any]],
+    damaged: Sequence[str] = (),
 ) -> str:
     """Probes and sweeps, as their folders keep them, as one Markdown text."""
-    lines = ["# Probes", ""]
+    lines = ["# Probes", "", *(f"* left out: {printable(reason)}" for reason in damaged), ""]
     head = ["run", "label", "site", "estimator", "traces", "headline"]
     rows = [
         [p["run"], p["label"], p["site"], p["estimator"], str(p["n"]), p["headline"]]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from nfcot_model.errors import UserError
-from nfcot_model.files import content_hash
+from nfcot_model.files import content_hash, file_hash
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.traces import Run
 from probes.attention import ATTENTION
@@ -31,7 +31,7 @@ from probes.fitting import estimator_name, resolve
 from probes.jobs import SweepJobs, with_values
 from probes.multiplicity import NullMax, adjusted_p, best_cell, null_max
 from probes.permutations import Donors, donors
-from probes.population import Population, population
+from probes.population import Population, population, refuse_absent_positive
 from probes.reading import Task, refuse_unreadable, task_of
 from probes.sites import Site, parse_place, parse_site, real_site, site_rows, sweep_sites
 from probes.splits import Split, split_groups
@@ -139,6 +139,7 @@ def sweep(
     sites = _sites(run, plan)
     places = list(dict.fromkeys(site.place for site in sites))
     found = _populations(run, label, sites, plan.options, table)
+    refuse_absent_positive(*found.values())
     kind = next(iter(found.values())).kind
     split = _shared_split(found, plan.options)
     tasks, refused = {}, {}
@@ -174,7 +175,8 @@ def sweep(
     kept = units()
     panel = None
     if plan.options.controls:
-        states = control_states(run, reasoner)
+        hooks = list(dict.fromkeys(site.space for site in sites if site.captured))
+        states = control_states(run, reasoner, hooks=hooks)
         kept = replace(kept, state=content_hash(sorted(states.available)))
         panel = Panel(run, states, plan.options.seed)
     results = all_done(jobs.batches(sites, panel), kept, progress or _silent)
@@ -191,6 +193,8 @@ def sweep(
         replace(plan.options, estimator=_estimator(chosen[str(site)], cells[at].name)),
         panel,
     )
+    if table is not None:
+        best = replace(best, labels_sha256=file_hash(table.path))
     return Sweep(
         label,
         kind,

@@ -49,15 +49,17 @@ class LabelTable:
         numbers = pd.to_numeric(filled, errors="coerce").astype(float)
         bad = np.flatnonzero(filled.notna() & ~np.isfinite(numbers))
         if bad.size:
+            row, cell = self.frame.index[bad[0]], filled.iloc[bad[0]]
             raise UserError(
-                f"{self.path}, row {bad[0] + 1}, column '{name}': '{filled.iloc[bad[0]]}' is no"
+                f"{self.path}, row {row}, column '{name}': '{cell}' is no"
                 f" finite number ({bad.size} such cells); mend it, or leave the cell empty for no"
                 " value"
             )
 
 
 def _filled(cells: pd.Series) -> pd.Series:
-    return cells.where(~cells.str.strip().str.lower().isin(NOTHING))
+    stripped = cells.str.strip()
+    return stripped.where(~stripped.str.lower().isin(NOTHING))
 
 
 def _typed(cells: pd.Series) -> pd.Series:
@@ -90,7 +92,7 @@ def read_label_table(path: Path, runs: Sequence[Run]) -> LabelTable:
     if strangers.size:
         stranger = frame["trace_id"].iloc[strangers[0]]
         raise UserError(
-            f"{path}, row {strangers[0] + 1}, column 'trace_id': no trace '{stranger}' in"
+            f"{path}, row {frame.index[strangers[0]]}, column 'trace_id': no trace '{stranger}' in"
             f" {', '.join(run.name for run in runs)} ({strangers.size} such rows); remove them"
         )
     by_thought = "k" in frame.columns
@@ -102,8 +104,8 @@ def read_label_table(path: Path, runs: Sequence[Run]) -> LabelTable:
         row = frame.iloc[doubled[0]]
         what = " and ".join(f"{key} {row[key]}" for key in keys)
         raise UserError(
-            f"{path}, row {doubled[0] + 1}, column '{keys[-1]}': {what} stands in an earlier row"
-            f" too ({doubled.size} such rows); keep one"
+            f"{path}, row {frame.index[doubled[0]]}, column '{keys[-1]}': {what} stands in an"
+            f" earlier row too ({doubled.size} such rows); keep one"
         )
     return LabelTable(path, names, by_thought, frame)
 
@@ -112,7 +114,12 @@ def _cells(path: Path) -> pd.DataFrame:
     """Every cell as text, empty where a row ends early; a row that is too long is refused."""
     try:
         cells = pd.read_csv(
-            path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+            path,
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            skip_blank_lines=False,
         )
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -123,14 +130,14 @@ def _cells(path: Path) -> pd.DataFrame:
     twice = [name for i, name in enumerate(header) if name in header[:i]]
     if twice:
         raise UserError(f"{path}: two columns are named '{twice[0]}'; rename one")
-    frame = cells.iloc[1:].reset_index(drop=True)
+    frame = cells.iloc[1:].fillna("")  # numbered from 1, blank lines counted and left out
     frame.columns = pd.Index(header)
-    return frame
+    return frame[(frame != "").any(axis=1)]
 
 
 def _thought_indices(path: Path, frame: pd.DataFrame, runs: Sequence[Run]) -> pd.Series:
     K = {t: k for run in runs for t, k in zip(run.traces["trace_id"], run.traces["K"], strict=True)}
-    for row, (trace, text) in enumerate(zip(frame["trace_id"], frame["k"], strict=True), start=1):
+    for row, trace, text in zip(frame.index, frame["trace_id"], frame["k"], strict=True):
         if not _WHOLE.fullmatch(text.strip()) or not 0 <= int(text) < K[trace]:
             raise UserError(
                 f"{path}, row {row}, column 'k': '{text}' is no thought of trace {trace}, which has"

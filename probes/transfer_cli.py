@@ -124,6 +124,8 @@ def report(
     if json:
         emit_json(found.to_dict() | {"report": str(out)})
         return
+    for reason in found.damaged:
+        console.print(printable(f"left out: {reason}"), markup=False)
     for probe in found.probes:
         console.print(
             printable(f"{probe['run']} {probe['label']} at {probe['site']}: {probe['headline']}"),

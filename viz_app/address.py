@@ -16,7 +16,6 @@ from streamlit.errors import StreamlitAPIException
 from viz_app.selection import first_of
 
 __all__ = [
-    "ONE_ENTRY_A_PAGE",
     "arrive",
     "asked_for",
     "choose",
@@ -27,26 +26,6 @@ __all__ = [
     "remember",
     "warn_unknown",
 ]
-
-
-ONE_ENTRY_A_PAGE = """<span id="nfcot-history"></span>
-<style>[data-testid="stElementContainer"]:has(#nfcot-history) {display: none}</style>
-<script>
-if (!window.nfcotOneEntryAPage) {
-  window.nfcotOneEntryAPage = true;
-  const push = history.pushState.bind(history);
-  history.pushState = (state, unused, url) => {
-    const here = location.pathname, there = new URL(url, location.href).pathname;
-    const write = there === here || here === "/" ? history.replaceState.bind(history) : push;
-    write(state, unused, url);
-  };
-}
-</script>"""
-"""What makes the browser's Back leave a page at the first press?
-
-Streamlit pushes a history entry for every name that the server writes into the address. Only
-another page is worth one; the bare address leads to the runs and would catch the reader.
-"""
 
 
 def arrive(page: str) -> None:

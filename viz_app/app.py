@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from nfcot_model.errors import UserError
-from viz_app.address import ONE_ENTRY_A_PAGE, arrive
+from viz_app.address import arrive
 from viz_app.ui import trouble
 
 PAGES = Path(__file__).parent / "app_pages"
@@ -62,7 +62,6 @@ page = st.navigation(
     ],
     position="top",
 )
-st.html(ONE_ENTRY_A_PAGE, unsafe_allow_javascript=True)
 arrive(page.url_path)
 try:
     page.run()

@@ -116,5 +116,10 @@ def serve(runs_dir: Path, host: str = "127.0.0.1", port: int = 8501, browser: bo
             f"the dashboard needs {error.name}; install it in the source folder with: "
             "pip install -c constraints.txt -e '.[app]'"
         ) from error
+    from starlette.middleware import Middleware
+
+    from viz_app.history import OneEntryAPage
+
     os.environ[RUNS_DIR_VARIABLE] = str(runs_dir)
-    st.App(HERE / "app.py").run(config=server_config(host, port, browser))
+    app = st.App(HERE / "app.py", middleware=[Middleware(OneEntryAPage)])
+    app.run(config=server_config(host, port, browser))

@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from analyses.explain.sections import Section, Table, sections
+from analyses.report.blocks import Profile
+from analyses.report.markup import STYLE, as_html
 from nfcot_model.errors import UserError
 from nfcot_model.files import write_text
 from nfcot_model.traces.view import printable
@@ -25,12 +27,6 @@ __all__ = [
 ]
 
 MARK = "<!-- nfcot explanation -->"
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:.5rem 0;font-size:13px}
-td,th{border:1px solid #ddd;padding:.25rem .5rem;text-align:left;vertical-align:top}
-th{background:#f5f5f5}div.wide{overflow-x:auto}svg{max-width:100%}
-"""
 
 
 def explanation_view(summary: Mapping[str, Any]) -> RenderableType:
@@ -91,9 +87,13 @@ def explanation_html(summary: Mapping[str, Any]) -> str:
         body.append(_html_section(section, "h1" if i == 0 else "h2"))
         if section.title == "Thoughts" and summary["calibration"]:
             body.append(_profile(summary["thoughts"]))
-    head = f'<meta charset="utf-8"><title>{_escape(title)}</title><style>{_STYLE}</style>'
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{_escape(title)}</title><style>{STYLE}</style>"
+    )
     return (
-        f"<!doctype html>{MARK}\n<html><head>{head}</head><body>\n{''.join(body)}</body></html>\n"
+        f'<!doctype html>{MARK}\n<html lang="en"><head>{head}</head>'
+        f"<body>\n{''.join(body)}</body></html>\n"
     )
 
 
@@ -113,7 +113,7 @@ def _html_table(table: Table) -> str:
             cells.append(f"<td{_background(value)}>{_escape(cell)}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     top = f"<tr>{head}</tr>" if any(table.head) else ""
-    return f'<div class="wide"><table>{top}{"".join(rows)}</table></div>\n'
+    return f'<div class="scroll"><table>{top}{"".join(rows)}</table></div>\n'
 
 
 def _background(value: float | None) -> str:
@@ -124,28 +124,12 @@ def _background(value: float | None) -> str:
 
 
 def _profile(thoughts: Sequence[Mapping[str, Any]]) -> str:
-    """Energy of each thought against the clean band (1 to 99 %, 5 to 95 %, median)."""
-    bands = [t["clean"]["energy"].get("quantiles") for t in thoughts]
-    known = [v for t, b in zip(thoughts, bands, strict=True) for v in (t["energy"], *(b or ()))]
-    top = max((v for v in known if v is not None), default=1.0) or 1.0
-    width, height = 60 * len(thoughts) + 40, 180
-
-    def at(k: int, value: float) -> str:
-        return f"{40 + 60 * k:.0f},{height - 20 - value / top * (height - 40):.1f}"
-
-    shapes = []
-    for low, high, opacity in ((0, 4, 0.12), (1, 3, 0.2)):
-        there = [(k, b) for k, b in enumerate(bands) if b]
-        points = [at(k, b[high]) for k, b in there] + [at(k, b[low]) for k, b in reversed(there)]
-        shapes.append(f'<polygon points="{" ".join(points)}" fill="#2a7" opacity="{opacity}"/>')
-    for k, thought in enumerate(thoughts):
-        x = 40 + 60 * k
-        shapes.append(f'<text x="{x}" y="{height - 4}" font-size="11">k={k}</text>')
-        if thought["energy"] is not None:
-            cx, cy = at(k, thought["energy"]).split(",")
-            shapes.append(f'<circle cx="{cx}" cy="{cy}" r="4" fill="#d64541"/>')
-    words = "Energy of each thought (dots) on the clean bands of 1 to 99 % and 5 to 95 %."
-    return f'<svg width="{width}" height="{height}">{"".join(shapes)}</svg><p>{words}</p>\n'
+    """Energy of each thought over the band of clean ones."""
+    bands = [(t["k"], t["energy"], t["clean"]["energy"].get("quantiles")) for t in thoughts]
+    usual = [{"k": k, "q05": band[1], "q99": band[4]} for k, _, band in bands if band]
+    beyond = [k for k, energy, band in bands if band and energy is not None and energy > band[4]]
+    title = "Energy of each thought over the clean band, 5 to 99 %, on a logarithmic scale."
+    return as_html(Profile(title, [energy for _, energy, _ in bands], usual, beyond))
 
 
 def check_page(path: Path) -> None:

@@ -103,10 +103,11 @@ def _moved(
     for step in range(how.steps + 1):
         u = start + scale * push * mask[..., None]
         states = model.stream(layout, u).last_hidden_state
+        read = model.answering(layout, u).last_hidden_state if model.two_paths else states
         mu, log_sigma = model.nf_head(at(states, layout.thought_at - 1))
         x = (u - mu) * torch.exp(-log_sigma) / part.tau
         each = functional.cross_entropy(
-            model.lm_logits(states[said]), layout.targets[said], reduction="none"
+            model.lm_logits(read[said]), layout.targets[said], reduction="none"
         )
         surprise = each.new_zeros(len(part)).index_add(0, said.nonzero()[:, 0], each)
         loss = functional.relu(how.doubt - surprise) + how.price * excess(x, mask, budget)

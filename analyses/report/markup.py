@@ -11,7 +11,7 @@ from typing import Any
 from analyses.report.blocks import Block, Curve, Profile, Table, Text
 from analyses.report.sections import headline, sections
 
-__all__ = ["audit_html", "audit_markdown"]
+__all__ = ["STYLE", "as_html", "audit_html", "audit_markdown"]
 
 WIDTH, HEIGHT, LEFT, FOOT = 460, 150, 56, 26
 Scale = Callable[[float], float]
@@ -50,7 +50,7 @@ def audit_html(summary: dict[str, Any]) -> str:
     parts = [f"<h1>{title}</h1>", f"<p>{_inline(headline(summary))}</p>"]
     for i, section in enumerate(sections(summary), start=1):
         parts.append(f"<h2>{i}. {html.escape(section.title)}</h2>")
-        parts += [_as_html(block) for block in section.blocks]
+        parts += [as_html(block) for block in section.blocks]
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -75,7 +75,8 @@ def _inline(text: str) -> str:
     return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe)
 
 
-def _as_html(block: Block) -> str:
+def as_html(block: Block) -> str:
+    """A block as HTML for a page in `STYLE`."""
     if isinstance(block, Text):
         paragraphs = (part.strip() for part in block.text.split("\n\n"))
         return "\n".join(f"<p>{_inline(part)}</p>" for part in paragraphs if part)

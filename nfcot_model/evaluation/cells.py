@@ -116,7 +116,7 @@ def evaluate_cell(
         problems[0].world,
         steps,
         tau,
-        "nfcot",
+        reasoner.name,
         *_passes(right[0].tolist(), problems),
         positions=thoughts_spent / len(problems),
         decode_exact=exact / total if total else None,

@@ -20,7 +20,8 @@ def evaluate(
     problems: Annotated[
         Path | None,
         typer.Argument(
-            help="JSONL problems, a cell per world; without it fresh ones of --worlds, --steps …"
+            help="JSONL problems, a cell per world, or a published benchmark's file; without it"
+            " fresh ones of --worlds, --steps …"
         ),
     ] = None,
     worlds: Annotated[
@@ -34,7 +35,12 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="split of the worlds to draw from", show_default="test")
     ] = None,
-    tau: Annotated[str, typer.Option(help="thought temperatures")] = "0,0.7,0.9,1.0",
+    tau: Annotated[
+        str | None,
+        typer.Option(
+            help="thought temperatures; one for a benchmark", show_default="0,0.7,0.9,1.0 or 0.7"
+        ),
+    ] = None,
     n: Annotated[
         int | None, typer.Option("-n", help="problems per cell", show_default="1000")
     ] = None,
@@ -55,15 +61,57 @@ def evaluate(
     markdown: Annotated[
         Path | None, typer.Option(help="also write the tables as Markdown, for a model card")
     ] = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            help="of the file: auto, problems, humaneval, humaneval+, mbpp, mbpp+, livecodebench"
+            " or gsm8k; the options below are for benchmarks"
+        ),
+    ] = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="folder of records; repeat the command to resume"),
+    ] = None,
+    samples_out: Annotated[
+        Path | None, typer.Option(help="also write samples as the official harness reads them")
+    ] = None,
+    pass_at: Annotated[
+        str | None,
+        typer.Option(help="the k of pass@k", show_default="1,5,10,100 up to --samples"),
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="temperature of answer text")] = 0.0,
+    max_thoughts: Annotated[int | None, typer.Option(help="cut thinking here")] = None,
+    template: Annotated[
+        Path | None, typer.Option(help="text file around {prompt}, such as a chat's")
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(help="seconds for a solution", show_default="by benchmark"),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="answers drawn at once", show_default="64")
+    ] = None,
+    max_answer_tokens: Annotated[
+        int | None, typer.Option(help="length of an answer", show_default="the model's own")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32 or bfloat16, of the backbone", show_default="float32"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
 ) -> None:
     """Measure a model on held-out problems, with Wilson intervals and controls.
+
+    A file of HumanEval(+), MBPP(+), LiveCodeBench or GSM8K, as published, is recognised by its
+    fields: pass@k, records, samples for the official harness; see docs/benchmarks_data.md.
 
     Example: nfcot eval demo --seed 7 -n 1000 --control demo-text --json
     """
     from rich.table import Table
 
+    from nfcot_model.benchmark_files import detect
     from nfcot_model.errors import UserError
+    from nfcot_model.evaluation.benchmark_cli import Asked, evaluate_file
     from nfcot_model.evaluation.suite import SWAP_STEPS, problem_cells
     from nfcot_model.evaluation.suite import evaluate as run
     from nfcot_model.evaluation.swaps import OUTCOMES
@@ -72,8 +120,14 @@ def evaluate(
     from nfcot_model.terminal import console, emit_json
     from nfcot_model.worlds import make_world, read_problems
 
+    asked = Asked(
+        out, samples_out, pass_at, temperature, max_thoughts, template, timeout, batch,
+        max_answer_tokens, dtype,
+    )  # fmt: skip
+    if format == "auto":
+        format = "problems" if problems is None else detect(problems)
     try:
-        taus = [float(text) for text in tau.split(",")]
+        taus = [float(text) for text in (tau or "0,0.7,0.9,1.0").split(",")]
     except ValueError:
         raise UserError(f"--tau {tau}: expected numbers such as 0,0.7,1.0") from None
     if not all(math.isfinite(t) and t >= 0 for t in taus):
@@ -82,9 +136,27 @@ def evaluate(
         raise UserError(f"--markdown {markdown}: expected a file in a folder that exists")
     if samples < 1:
         raise UserError(f"--samples {samples}: expected at least 1")
+    if format != "problems":
+        if problems is None:
+            raise UserError(f"--format {format}: names the format of a file; give the file too")
+        built_in = {
+            "--worlds": worlds, "--steps": steps, "--split": split, "-n": n, "--control": control,
+            "--markdown": markdown,
+        }  # fmt: skip
+        if unused := [name for name, value in built_in.items() if value]:
+            raise UserError(f"{' and '.join(unused)}: not for a benchmark file; leave it out")
+        if tau is not None and len(taus) != 1:
+            raise UserError(f"--tau {tau}: give one temperature for a benchmark file")
+        evaluate_file(
+            model, problems, format, asked, tau=None if tau is None else taus[0],
+            samples=samples, seed=seed, device=device, as_json=as_json,
+        )  # fmt: skip
+        return
+    if unused := asked.given():
+        raise UserError(f"{' and '.join(unused)}: only for a benchmark file, not for problems")
     if problems is not None:
-        asked = {"--worlds": worlds, "--steps": steps, "--split": split, "-n": n}
-        unused = [name for name, value in asked.items() if value is not None]
+        built_in = {"--worlds": worlds, "--steps": steps, "--split": split, "-n": n}
+        unused = [name for name, value in built_in.items() if value is not None]
         if unused:
             raise UserError(
                 f"{' and '.join(unused)}: chooses built-in problems, but {problems} is given;"

@@ -76,4 +76,6 @@ def nfcot_adapter(cfg: Any) -> ArchitectureAdapter:
             },
         ),
     }
+    if cfg.two_paths:
+        mapping["answer_projection"] = LinearBridge(name="answer_projection")
     return backbone

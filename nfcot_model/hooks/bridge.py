@@ -190,7 +190,8 @@ def hooked(model: NFCoTModel) -> ThoughtBridge:
     Returns a TransformerLens bridge over a copy that shares its weights with `model`, which is left
     as it was (`save_pretrained` and fast attention included); where TransformerLens splits a joint
     weight (the QKV of GPT-2), the parts are copies. Besides the hooks of
-    the backbone there are those of `projection`, `nf_head` and `flow` (`nfcot_model.hooks.sites`).
+    the backbone there are those of `projection`, `nf_head` and `flow` (`nfcot_model.hooks.sites`),
+    and of `answer_projection` in a Dual-Path model, whose backbone hooks fire on both paths.
     Attention is eager inside the bridge, so passes cost more and differ in the last bits. Raises
     UserError when TransformerLens has no adapter for the backbone.
     """
@@ -202,6 +203,7 @@ def hooked(model: NFCoTModel) -> ThoughtBridge:
     )
     cfg.original_architecture = type(model.backbone).__name__
     cfg.device = str(model.device)
+    cfg.two_paths = model.two_paths
     try:
         adapter = nfcot_adapter(cfg)
     except ValueError as error:

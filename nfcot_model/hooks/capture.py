@@ -54,7 +54,7 @@ def capture_sites(
         return keep
 
     head = any(ours(site.name) for site in chosen)
-    flow = any(site.name.startswith("flow") for site in chosen)
+    flow = any(site.name.startswith(("flow", "answer_projection")) for site in chosen)
     with bridge.hooks(fwd_hooks=[(site.name, hook_of(site)) for site in chosen]):
         walk(bridge.original_model, layout, u, head=head, flow=flow)
     for name, seen in fired.items():

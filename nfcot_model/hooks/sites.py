@@ -21,6 +21,8 @@ __all__ = ["Site", "choose_sites", "sites"]
 OURS = {
     "projection.hook_in": "thoughts u as the projection reads them",
     "projection.hook_out": "thoughts as embeddings of the backbone",
+    "answer_projection.hook_in": "codec latents e as the answer reads them (Dual-Path)",
+    "answer_projection.hook_out": "the same as embeddings of the backbone (Dual-Path)",
     "nf_head.hook_in": "state before thought k, from which its Gaussian is read",
     "nf_head.hook_out": "mu (the head's first output; nf_head.mu is the place to edit)",
     "nf_head.mu": "mean of thought k",
@@ -64,6 +66,15 @@ BACKBONE = {
     "unembed.hook_in": "final state at thought k, from which thinking on is decided",
     "unembed.hook_out": "logits at thought k, of which thinking on or stopping is read",
 }
+
+_OF_THOUGHTS = (
+    "projection",
+    "answer_projection",
+    "nf_head",
+    "flow",
+    "unembed",
+    "hook_unembed",
+)
 
 # Two passes whose sizes differ in every axis that a letter names: (streams, thoughts, prompt).
 _PROBES = ((3, 2, 5), (2, 3, 9))
@@ -163,7 +174,7 @@ def choose_sites(bridge: ThoughtBridge, patterns: Sequence[str]) -> list[Site]:
 
 def ours(name: str) -> bool:
     """Does the hook see thoughts [B, K, ...] (ours, and the LM head at stop decisions)?"""
-    return name.split(".")[0] in ("projection", "nf_head", "flow", "unembed", "hook_unembed")
+    return name.split(".")[0] in _OF_THOUGHTS
 
 
 def numberless(name: str) -> str:

@@ -20,9 +20,15 @@ def walk(
     head: bool = True,
     flow: bool = True,
 ) -> None:
-    """Backbone over the streams, then NF head over the thoughts, then flow back and forth."""
+    """Backbone over the streams, then NF head over the thoughts, then flow back and forth.
+
+    Of a Dual-Path model: the path of thinking, and what the other one's projection makes of `e`.
+    """
     out = model.stream(layout, u)
     if head:
         score(model, layout, Thoughts.given(u, layout.mask), 1.0, out, False)
     if flow:
-        model.flow(model.flow.inverse(u, layout.mask), layout.mask)
+        e = model.flow.inverse(u, layout.mask)
+        model.flow(e, layout.mask)
+        if model.two_paths:
+            model.answer_projection(e)

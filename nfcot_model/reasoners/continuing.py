@@ -34,10 +34,9 @@ def open_prompts(reasoner: NFCoTReasoner, prompts: Sequence[str]) -> Stream:
 @torch.no_grad()
 def feed_thoughts(reasoner: NFCoTReasoner, stream: Stream, u: Tensor, mask: Tensor) -> None:
     """Put thoughts `u` [B, K, D] behind each stream, those that `mask` [B, K] has, in order."""
-    model = reasoner.model
+    device = reasoner.model.device
     if bool(mask.any()):
-        embedded = model.project(u.to(model.device)).to(stream.state.dtype)
-        stream.extend(embedded, mask.to(model.device))
+        stream.feed(u.to(device), mask.to(device))
 
 
 def think_on(
@@ -61,6 +60,7 @@ def think_on(
 
 def answer_from(reasoner: NFCoTReasoner, stream: Stream) -> list[str]:
     """Which answer follows (greedy) when thinking ends here? The stream is used up."""
+    stream.turn()
     ends = [[reasoner.model.ids.end_think]] * len(stream.state)
     _feed_tokens(reasoner, stream, ends)
     return reasoner.tokenizer.batch_decode(sampling.answer(stream), skip_special_tokens=True)
@@ -74,6 +74,7 @@ def answer_logp_from(
 
     Also returns [B]: is it the greedy answer, word for word (by the argmax at each place)?
     """
+    stream.turn()
     ids = reasoner.model.ids
     said = [[*tokens, ids.eos] for tokens in reasoner.tokens(answers)]
     states, alive = _feed_tokens(reasoner, stream, [[ids.end_think, *row[:-1]] for row in said])

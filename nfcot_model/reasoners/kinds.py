@@ -15,13 +15,14 @@ from nfcot_model.reasoners.nfcot import NFCoTReasoner
 from nfcot_model.reasoners.protocol import Reasoner
 from nfcot_model.reasoners.regressed import RegressedReasoner
 
-__all__ = ["FAMILIES", "KINDS", "reasoner_over"]
+__all__ = ["FAMILIES", "KINDS", "WITH_DENSITY", "reasoner_over"]
 
 FAMILIES: dict[str, Any] = {"nfcot": NFCoTModel, "nfcot-baseline": BaselineModel}
 """By the `model_type` of a checkpoint's config.json."""
 
 _REASONERS: dict[str, Any] = {
     "nfcot": NFCoTReasoner,
+    "dual": NFCoTReasoner,
     "regressed": RegressedReasoner,
     "text": ExplicitReasoner,
     "direct": LatentReasoner,
@@ -32,6 +33,8 @@ _REASONERS: dict[str, Any] = {
 }
 
 KINDS = tuple(_REASONERS)
+WITH_DENSITY = ("nfcot", "dual")
+"""NF-CoT models: their thoughts have a density, a flow and a codec."""
 
 
 def reasoner_over(

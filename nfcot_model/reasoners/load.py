@@ -16,7 +16,7 @@ from nfcot_model.checkpoints import SHIPPED
 from nfcot_model.config import FORMAT_VERSION
 from nfcot_model.errors import UserError
 from nfcot_model.files import content_hash, file_hash
-from nfcot_model.reasoners.kinds import FAMILIES, KINDS, reasoner_over
+from nfcot_model.reasoners.kinds import FAMILIES, KINDS, WITH_DENSITY, reasoner_over
 from nfcot_model.reasoners.nfcot import NFCoTReasoner
 from nfcot_model.reasoners.protocol import Reasoner
 
@@ -34,9 +34,9 @@ def checkpoint_hash(folder: Path) -> str:
 def load_nfcot(path: Path | str, dtype: str = "float32", device: str = "cpu") -> NFCoTReasoner:
     """The NF-CoT reasoner in a folder, for tools that need its density, flow or codec.
 
-    Raises UserError as `load_reasoner`, and for a folder of another kind.
+    Unified or Dual-Path. Raises UserError as `load_reasoner`, and for a folder of another kind.
     """
-    reasoner = load_reasoner(path, dtype, device, kinds=("nfcot",))
+    reasoner = load_reasoner(path, dtype, device, kinds=WITH_DENSITY)
     assert isinstance(reasoner, NFCoTReasoner)
     return reasoner
 

@@ -22,9 +22,12 @@ __all__ = ["NFCoTReasoner"]
 
 
 class NFCoTReasoner:
-    """An `NFCoTModel` with its tokenizer. Thoughts and scores come back on the CPU."""
+    """An `NFCoTModel` with its tokenizer. Thoughts and scores come back on the CPU.
 
-    name = "nfcot"
+    Unified or Dual-Path, as the model is (`name` "nfcot" or "dual"). States and densities are those
+    of the path on which thoughts are thought, answers follow on the path that reads them.
+    """
+
     has_likelihood = True
     has_decoder = True
     draws = True
@@ -36,6 +39,7 @@ class NFCoTReasoner:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.checkpoint_hash = checkpoint_hash
+        self.name: str = model.config.reasoner
         self.D: int = model.config.D
         slots: int = model.config.codec["slots"]
         self.thoughts_per_step: int | None = slots if model.config.variable_k else None
@@ -100,7 +104,7 @@ class NFCoTReasoner:
     ) -> list[str]:
         """Which answer follows from each prompt and these thoughts (sampled, edited, given)?"""
         layout = self.layout(prompts, thoughts.K.tolist(), close=True)
-        stream = sampling.Stream(self.model, layout, self._device(thoughts.u))
+        stream = sampling.Stream(self.model, layout, self._device(thoughts.u), answering=True)
         return self._write(stream, temperature, noise_seeds)
 
     def answer_scored(
@@ -113,11 +117,15 @@ class NFCoTReasoner:
         noise_seeds: Sequence[int] | None = None,
         hidden: bool = False,
     ) -> tuple[list[str], Scores]:
-        """`answer` and `score` from one pass over prompt and thoughts."""
-        layout = self.layout(prompts, thoughts.K.tolist(), close=True)
+        """`answer` and `score` from one pass over the prompt, and one over thoughts per path."""
+        paths = self.model.two_paths
+        layout = self.layout(prompts, thoughts.K.tolist(), close=not paths)
         moved = self._moved(thoughts)
         stream = sampling.Stream(self.model, layout, moved.u, hidden)
         scores = likelihood.score(self.model, layout, moved, tau, stream.opening, hidden)
+        if paths:
+            stream.turn()
+            stream.close()
         return self._write(stream, temperature, noise_seeds), on_cpu(scores)
 
     def score(
@@ -136,7 +144,7 @@ class NFCoTReasoner:
     ) -> AnswerLogp:
         """How likely is each answer after its prompt and these thoughts? One causal pass."""
         layout = self.layout(prompts, thoughts.K.tolist(), side="right", answers=answers)
-        states = self.model.stream(layout, self._device(thoughts.u)).last_hidden_state
+        states = self.model.answering(layout, self._device(thoughts.u)).last_hidden_state
         said = layout.targets != IGNORE
         counts = said.sum(-1)
         mask = torch.arange(int(counts.max()), device=said.device) < counts[:, None]

@@ -22,7 +22,6 @@ class RegressedReasoner(NFCoTReasoner):
     stop decision and answers are those of NF-CoT.
     """
 
-    name = "regressed"
     has_likelihood = False
     draws = False
 

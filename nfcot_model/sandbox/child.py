@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from nfcot_model.sandbox.confine import Confinement
 from nfcot_model.sandbox.guard import compile_test
+from nfcot_model.sandbox.programs import run_calls, run_stdin
 from nfcot_model.sandbox.pure import BUILTINS
 from nfcot_model.sandbox.values import DEPTH, decode, encode
 
@@ -49,10 +50,8 @@ def run_child(
         sys.modules[_NAME] = sys.modules["__main__"] = module
         if len(jobs) > 1:
             message = nonce + _run_together(jobs)
-        elif jobs[0]["kind"] == "script":
-            message = nonce + dumps(_run_script(jobs[0], vars(module), known)).encode()
         else:
-            message = nonce + dumps(_run_function(jobs[0], vars(module))).encode()
+            message = nonce + dumps(_run(jobs[0], vars(module), known)).encode()
         while message:
             message = message[write(descriptor, message) :]
         leave(0)
@@ -66,6 +65,16 @@ def _run_together(jobs: Sequence[dict[str, Any]]) -> bytes:
     if any(report["error"] == MemoryError.__name__ for report in reports):
         raise MemoryError
     return b"\n".join(json.dumps(report).encode() for report in reports)
+
+
+def _run(job: dict[str, Any], namespace: dict[str, Any], known: dict[int, type]) -> dict[str, Any]:
+    if job["kind"] == "script":
+        return _run_script(job, namespace, known)
+    if job["kind"] == "calls":
+        return run_calls(job, namespace, _describe, _opaque)
+    if job["kind"] == "stdin":
+        return run_stdin(job, namespace, _describe)
+    return _run_function(job, namespace)
 
 
 def _run_function(job: dict[str, Any], namespace: dict[str, Any]) -> dict[str, Any]:

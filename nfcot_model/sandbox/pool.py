@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from nfcot_model.errors import UserError
-from nfcot_model.sandbox.judge import job_of, verdict_exact, verdict_of
+from nfcot_model.sandbox.checks import AnyCheck
+from nfcot_model.sandbox.judge import job_of, verdict_at_once, verdict_of
 from nfcot_model.sandbox.limits import Limits, Verdict
 from nfcot_model.sandbox.process import WorkerDiedError, WorkerProcess
 from nfcot_model.sandbox.wire import TAKEN
@@ -52,7 +53,7 @@ class _Answers:
 @dataclass(frozen=True)
 class _Job:
     payload: dict[str, Any]
-    check: Check
+    check: AnyCheck
     answers: _Answers
     index: int
     again: bool = False
@@ -65,6 +66,9 @@ class Sandbox:
     descriptors, files, network, threads or further processes, under `limits`, killed with its
     group. `layer` says what holds it: "seccomp" (Linux), or "audit-hook" where the platform has
     no system call filter, which stops ordinary misbehaviour but not a break-out of the language.
+
+    Checks are those of problem files (`Check`) and of whole programs (`checks`); of a program that
+    reads standard input, each case has a child.
 
     A verdict is reproducible: every answer starts from the same interpreter state, with fixed hash
     and random seeds. What it does not show: a `function` passes on the given cases only, and a
@@ -114,15 +118,15 @@ class Sandbox:
         with self._changed:
             return next(process.layer for process in self._processes if process is not None)
 
-    def check(self, answer: str, check: Check) -> Verdict:
+    def check(self, answer: str, check: AnyCheck) -> Verdict:
         """Does one answer pass?"""
         return self.check_many([(answer, check)])[0]
 
-    def check_many(self, pairs: Sequence[tuple[str, Check]]) -> list[Verdict]:
+    def check_many(self, pairs: Sequence[tuple[str, AnyCheck]]) -> list[Verdict]:
         """Which answers pass? One verdict for each pair, in order."""
         return self.submit_many(pairs).result()
 
-    def submit_many(self, pairs: Sequence[tuple[str, Check]]) -> Future[list[Verdict]]:
+    def submit_many(self, pairs: Sequence[tuple[str, AnyCheck]]) -> Future[list[Verdict]]:
         """Start checking and return at once; the future holds one verdict for each pair, in order.
 
         Raises UserError for a check whose cases are not plain data, or for a closed sandbox. The
@@ -130,12 +134,12 @@ class Sandbox:
         """
         answers = _Answers(len(pairs))
         jobs = [
-            _Job({} if check.kind == "exact" else job_of(answer, check), check, answers, index)
+            _Job(job_of(answer, check), check, answers, index)
             for index, (answer, check) in enumerate(pairs)
         ]
         for job, (answer, check) in zip(jobs, pairs, strict=True):
-            if check.kind == "exact":
-                answers.put(job.index, verdict_exact(answer, check))
+            if not job.payload:
+                answers.put(job.index, verdict_at_once(answer, check))
         with self._changed:
             if self._closed:
                 raise UserError("the sandbox is closed; open a new one")

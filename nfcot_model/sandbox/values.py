@@ -128,6 +128,13 @@ def _pieces(tree: Any, most: int) -> Iterator[str]:
         yield from _joined("[]", ((item,) for item in tree), most)
     elif isinstance(tree, dict) and "dict" in tree:
         yield from _joined("{}", ((key, value) for key, value in tree["dict"]), most)
+    elif isinstance(tree, dict) and ("tuple" in tree or "set" in tree):
+        kind, brackets = ("tuple", "()") if "tuple" in tree else ("set", "{}")
+        yield from _joined(brackets, ((item,) for item in tree[kind]), most)
+    elif isinstance(tree, dict) and "complex" in tree:
+        yield repr(complex(*tree["complex"]))
+    elif isinstance(tree, dict) and "bytes" in tree:
+        yield repr(bytes.fromhex(tree["bytes"][: 2 * most]))
     elif isinstance(tree, dict) and "int" in tree:
         try:
             yield repr(_scalar(tree))

@@ -2,7 +2,7 @@
 
 A batch of jobs is its length and a JSON list; a reply is a kind, the seconds taken, a length and
 a body. Before jobs are run a reply of kind TAKEN says, in decimal, how many: if the worker dies
-then, one of them may be why; if it dies before, none is.
+then, one of them may be why; if it dies before, none is. TAKEN 0 is a sign of life within a job.
 
 Standard library only: the worker imports this module into its clean interpreter.
 """

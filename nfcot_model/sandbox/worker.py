@@ -50,6 +50,7 @@ _MODULES = (
 _HIDDEN = ("ctypes", "_ctypes", "nfcot_model")
 _NONCE_BYTES = 16
 _TOGETHER_SECONDS = 0.25
+_NO_ERROR = b'{"error": null'
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,29 @@ def _together(jobs: Sequence[dict[str, Any]], rules: _Rules) -> Iterator[Reply]:
 def _alone(jobs: Iterable[dict[str, Any]], rules: _Rules) -> Iterator[Reply]:
     for job in jobs:
         yield TAKEN, 0.0, b"1"
-        yield _reply(job, rules)
+        if job.get("apart"):
+            yield from _apart(job, rules)
+        else:
+            yield _reply(job, rules)
+
+
+def _apart(job: dict[str, Any], rules: _Rules) -> Iterator[Reply]:
+    """One child for each case, until one ends badly; a sign of life (TAKEN 0) before each."""
+    cases, bodies, spent = job["cases"], [], 0.0
+    for number, case in enumerate(cases, start=1):
+        yield TAKEN, 0.0, b"0"
+        kind, seconds, body = _reply({**job, "cases": [case]}, rules)
+        spent += seconds
+        if kind != REPORT:
+            yield kind, spent, b"case %d of %d: %b" % (number, len(cases), body)
+            return
+        bodies.append(body)
+        if sum(map(len, bodies)) > rules.output_bytes:
+            yield ERROR, spent, _too_much(rules)
+            return
+        if not body.startswith(_NO_ERROR):
+            break
+    yield REPORT, spent, b"\n".join(bodies)
 
 
 def _reply(job: dict[str, Any], rules: _Rules) -> Reply:
@@ -167,7 +190,7 @@ def _reading(outcome: _Outcome, nonce: bytes, rules: _Rules) -> tuple[int, bytes
     if message is None:
         return TIMEOUT, f"over the wall time of {rules.wall:g} s".encode()
     if len(message) > len(nonce) + rules.output_bytes:
-        return ERROR, f"returned more than {rules.output_bytes} bytes".encode()
+        return ERROR, _too_much(rules)
     if message.startswith(nonce):
         return REPORT, message[len(nonce) :]
     if os.WIFSIGNALED(status):
@@ -179,6 +202,10 @@ def _reading(outcome: _Outcome, nonce: bytes, rules: _Rules) -> tuple[int, bytes
         return ERROR, f"killed by {signal.Signals(number).name}".encode()
     code = os.WEXITSTATUS(status)
     return ERROR, f"ended its process (status {code}) before the check was done".encode()
+
+
+def _too_much(rules: _Rules) -> bytes:
+    return f"returned more than {rules.output_bytes} bytes".encode()
 
 
 def _run(jobs: Sequence[dict[str, Any]], nonce: bytes, rules: _Rules, wall: float) -> _Outcome:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nfcot_model.checkpoints import SHIPPED
 from nfcot_model.errors import UserError
-from nfcot_model.reasoners import NFCoTReasoner, load_nfcot
+from nfcot_model.reasoners import WITH_DENSITY, NFCoTReasoner, load_nfcot
 from nfcot_model.traces.reader import Run
 
 __all__ = ["model_of", "refuse_other_model"]
@@ -19,7 +19,7 @@ def model_of(run: Run, model: Path | str | None = None, device: str = "cpu") -> 
     folder is gone or holds another checkpoint.
     """
     kind = run.manifest["reasoner"]
-    if kind != NFCoTReasoner.name:
+    if kind not in WITH_DENSITY:
         raise UserError(
             f"{run.path}: is of the reasoner '{kind}', this needs thoughts of an NF-CoT model and"
             " the model itself"

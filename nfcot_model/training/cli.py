@@ -13,7 +13,7 @@ Preset = Annotated[str | None, typer.Option(help="demo or tiny")]
 Config = Annotated[Path | None, typer.Option(help="YAML file; see docs/training.md")]
 Reasoner = Annotated[
     str | None,
-    typer.Option(help="nfcot, regressed, text, direct, pause, coconut, codi or looped"),
+    typer.Option(help="nfcot, dual, regressed, text, direct, pause, coconut, codi or looped"),
 ]
 Backbone = Annotated[
     Path | None, typer.Option(help="local Hugging Face folder to start from, with tokenizer")

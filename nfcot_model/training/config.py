@@ -33,10 +33,12 @@ __all__ = [
     "stages_of",
 ]
 
-Reasoner = Literal["nfcot", "regressed", "text", "direct", "pause", "coconut", "codi", "looped"]
+Reasoner = Literal[
+    "nfcot", "dual", "regressed", "text", "direct", "pause", "coconut", "codi", "looped"
+]
 PRESETS = Path(__file__).parent / "presets"
 STAGES = ("codec", "warmup", "joint", "gate")
-WITH_CODEC = ("nfcot", "regressed")
+WITH_CODEC = ("nfcot", "dual", "regressed")
 
 
 class _Section(BaseModel):

@@ -5,7 +5,7 @@ A probe that is not better than these knows nothing of the thoughts themselves.
 
 from probes.controls.lengths import LENGTHS, length_features
 from probes.controls.states import ControlStates, control_states, read_control
-from probes.controls.text import count_words, decoded_texts, prompt_texts, word_features
+from probes.controls.text import count_words, decoded_texts, prompt_texts
 
 __all__ = [
     "LENGTHS",
@@ -16,5 +16,4 @@ __all__ = [
     "length_features",
     "prompt_texts",
     "read_control",
-    "word_features",
 ]

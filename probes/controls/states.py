@@ -7,7 +7,7 @@
 * `prompt_embedding` [traces, d_model]: the mean input embedding of the prompt's tokens.
 * `untrained_u`, `untrained_mu`, `untrained_e` [thoughts, D], `untrained_h` [thoughts, d_model]:
   what a model of the same config with random weights has there, given the run's prompts, noise
-  and K.
+  and K; `untrained_` and a captured hook [thoughts, width] likewise.
 
 They are computed once per run and kept under it.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -23,12 +24,12 @@ import torch
 
 from nfcot_model.errors import UserError
 from nfcot_model.model import at
-from nfcot_model.reasoners import NFCoTReasoner
+from nfcot_model.reasoners import WITH_DENSITY, NFCoTReasoner
 from nfcot_model.traces import Run
 from nfcot_model.traces.activations import ActivationSet
 from nfcot_model.traces.model_of import model_of, refuse_other_model
 from probes.controls.cache import Make, control_set, fill, missing_shards, read_rows
-from probes.controls.untrained import SEED, array_names, think_alike, untrained
+from probes.controls.untrained import SEED, array_names, hook_alike, think_alike, untrained
 from probes.sites import stored_layers
 
 __all__ = ["PROMPT", "ControlStates", "control_states", "prompt_states", "read_control"]
@@ -42,8 +43,8 @@ UNTRAINED = ("untrained_u", "untrained_mu", "untrained_e", "untrained_h")
 class ControlStates:
     """Which controls can `read_control` read, and why not the others?
 
-    unavailable: name -> reason, in words; among them `untrained_eps` (the noise is the run's own)
-    and one for each captured hook. made: how many of the `shards` files were computed now.
+    unavailable: name -> reason, in words; among them `untrained_eps` (the noise is the run's own).
+    made: how many of the `shards` files were computed now.
     """
 
     available: tuple[str, ...]
@@ -56,14 +57,16 @@ def control_states(
     run: Run,
     reasoner: NFCoTReasoner | None = None,
     progress: Callable[[int], object] | None = None,
+    hooks: Sequence[str] = (),
 ) -> ControlStates:
     """See to it that a run has its control states: compute what is not there or not whole.
 
-    reasoner: the run's, or None to find it where the run says it is; it is not needed where
-    everything is there. What cannot be computed (no model, no room, a folder that cannot be
-    written, another process at it) is unavailable with its reason, and nothing fails. A killed
-    computation goes on after its last shard. progress: called with numbers of traces, twice the
-    run's in all. Raises UserError for a reasoner that is not the run's.
+    hooks: captured ones that are probed, and so wanted of the untrained model too. reasoner: the
+    run's, or None to find it where the run says it is; it is not needed where everything is there.
+    What cannot be computed (no model, no room, a folder that cannot be written, another process at
+    it) is unavailable with its reason, and nothing fails. A killed computation goes on after its
+    last shard. progress: called with numbers of traces, twice the run's in all, and once more for
+    each hook. Raises UserError for a reasoner that is not the run's.
     """
     if reasoner is not None:
         refuse_other_model(run, reasoner)
@@ -71,7 +74,7 @@ def control_states(
     unavailable = _never(run)
     available: list[str] = []
     files = made = 0
-    for stored in _stored(run):
+    for stored in _stored(run, hooks):
         files += run.traces["shard"].nunique()
         missing = missing_shards(run, stored.target, stored.arrays)
         try:
@@ -97,7 +100,7 @@ def read_control(run: Run, name: str, layer: int | None = None) -> np.ndarray:
     not computed (`control_states`), is damaged, or was made from another run, checkpoint or seed.
     """
     array = _array(run, name, layer)
-    (stored,) = (one for one in _stored(run) if name in one.names)
+    (stored,) = (one for one in _stored(run, _hook(run, name)) if name in one.names)
     try:
         return read_rows(run, stored.target, array)
     except UserError as error:
@@ -139,7 +142,7 @@ class _Stored:
     maker: Callable[[Run, NFCoTReasoner], Make]
 
 
-def _stored(run: Run) -> tuple[_Stored, _Stored]:
+def _stored(run: Run, hooks: Sequence[str] = ()) -> tuple[_Stored, ...]:
     layers = len(stored_layers(run))
     names = UNTRAINED if layers else UNTRAINED[:-1]
     return (
@@ -155,7 +158,21 @@ def _stored(run: Run) -> tuple[_Stored, _Stored]:
             array_names(layers),
             _untrained_maker,
         ),
+        *(
+            _Stored(
+                (f"untrained_{hook}",),
+                control_set(run, "untrained", seed=SEED, hook=hook),
+                [hook],
+                partial(_hook_maker, hook),
+            )
+            for hook in hooks
+        ),
     )
+
+
+def _hook(run: Run, name: str) -> list[str]:
+    """The captured hook whose untrained counterpart has this name, if it is one's."""
+    return [hook for hook in run.activations() if name == f"untrained_{hook}"]
 
 
 def _prompt_maker(run: Run, reasoner: NFCoTReasoner) -> Make:
@@ -174,9 +191,13 @@ def _untrained_maker(run: Run, reasoner: NFCoTReasoner) -> Make:
     )
 
 
+def _hook_maker(hook: str, run: Run, reasoner: NFCoTReasoner) -> Make:
+    return partial(hook_alike, untrained(reasoner), hook, run)
+
+
 def _model(run: Run) -> NFCoTReasoner:
     kind = run.manifest["reasoner"]
-    if kind != NFCoTReasoner.name:
+    if kind not in WITH_DENSITY:
         raise UserError(
             f"{run.path}: is of the reasoner '{kind}', these controls need an NF-CoT model"
         )
@@ -188,13 +209,12 @@ def _never(run: Run) -> dict[str, str]:
     reasons = {"untrained_eps": "the noise is the run's own, whatever the model"}
     if not stored_layers(run):
         reasons |= dict.fromkeys(LAYERED, f"{run.path}: holds no h (trace with --activations all)")
-    hooks = {f"untrained_{hook}": "captured hooks are not computed" for hook in run.activations()}
-    return reasons | hooks
+    return reasons
 
 
 def _array(run: Run, name: str, layer: int | None) -> str:
     """What is a control's array called in its files?"""
-    names = [name for stored in _stored(run) for name in stored.names]
+    names = [name for stored in _stored(run, _hook(run, name)) for name in stored.names]
     if name not in names:
         raise UserError(f"control '{name}': {run.name} has none of it; it has {', '.join(names)}")
     if name not in LAYERED:

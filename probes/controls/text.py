@@ -20,7 +20,6 @@ __all__ = [
     "count_words",
     "decoded_texts",
     "prompt_texts",
-    "word_features",
 ]
 
 MAX_FEATURES = 1000
@@ -58,7 +57,12 @@ class WordCounts:
 
 
 def count_words(texts: Sequence[str]) -> WordCounts:
-    """Count all n-grams of all texts once, for as many choices of `fit_rows` as are wanted."""
+    """Count all word 1- to 3-grams of all texts once, for as many choices of `fit_rows` as wanted.
+
+    As scikit-learn's CountVectorizer, case kept, numbers and signs kept. A probe that is not better
+    than one on these counts reads nothing that words in this window do not say; one that is better
+    may still read the order of words, which counts do not keep.
+    """
     text, distinct = pd.factorize(np.array(texts, dtype=object))
     if not any(str(one).strip() for one in distinct):
         nothing = sparse.csc_matrix((len(distinct), 0), dtype=np.float32)
@@ -67,19 +71,6 @@ def count_words(texts: Sequence[str]) -> WordCounts:
         lowercase=False, token_pattern=WORD, ngram_range=(1, 3), dtype=np.float32
     )
     return WordCounts(vectorizer.fit_transform(distinct).tocsc(), text.astype(np.int64))
-
-
-def word_features(
-    texts: Sequence[str], fit_rows: ArrayLike, max_features: int = MAX_FEATURES
-) -> NDArray[np.float32]:
-    """What does a bag of words know of each text? Counts [n, F] of word 1- to 3-grams.
-
-    As scikit-learn's CountVectorizer, case kept, numbers and signs kept, vocabulary from
-    `fit_rows` only; see `WordCounts.features`. A probe that is not better than one on these
-    reads nothing that words in this window do not say; one that is better may still read the
-    order of words, which counts do not keep.
-    """
-    return count_words(texts).features(fit_rows, max_features)
 
 
 def prompt_texts(run: Run, trace: NDArray[np.int64]) -> list[str]:

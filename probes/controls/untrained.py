@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from copy import deepcopy
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from nfcot_model.model import NFCoTModel
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.thoughts import Thoughts
+from nfcot_model.traces import Run
 
-__all__ = ["SEED", "array_names", "think_alike", "untrained"]
+__all__ = ["SEED", "array_names", "hook_alike", "think_alike", "untrained"]
 
 SEED = 0
 
@@ -73,3 +75,23 @@ def think_alike(
         states = scores.hidden[:, -layers:].unbind(1)
         found |= {f"h.{layer}": state for layer, state in enumerate(states)}
     return {name: value[mask].float().numpy() for name, value in found.items()}
+
+
+def hook_alike(
+    reasoner: NFCoTReasoner, hook: str, run: Run, shard: str, part: pd.DataFrame
+) -> dict[str, np.ndarray]:
+    """What stands at a hook of this reasoner when it thinks alike? hook -> [thoughts, width]
+
+    Of one shard of the run, its traces `part`: prompts, K and noise are theirs. Raises UserError
+    where transformer-lens is not installed, or this model has no such hook.
+    """
+    from nfcot_model.hooks.bridge import hooked
+    from nfcot_model.hooks.capture import capture
+
+    prompts, K = part["prompt"].tolist(), part["K"].tolist()
+    u = think_alike(reasoner, prompts, K, run.shard_tensor("eps", shard), 0)["u"]
+    layout = reasoner.layout(prompts, K, side="right")
+    thoughts = torch.zeros(*layout.mask.shape, reasoner.D, device=layout.mask.device)
+    thoughts[layout.mask] = torch.from_numpy(u).to(thoughts)
+    found = capture(hooked(reasoner.model), layout, thoughts, [hook])[hook][layout.mask]
+    return {hook: found.flatten(1).float().cpu().numpy()}

@@ -6,10 +6,10 @@ covariance), and the fits are batched over the rest. scikit-learn is the referen
 tested to give its weights.
 """
 
-from probes.solvers.design import Design, design
+from probes.solvers.design import Design, Moments, design
 from probes.solvers.discriminant import fit_discriminant
 from probes.solvers.linear import Linear
 from probes.solvers.logistic import fit_logistic
 from probes.solvers.ridge import fit_ridge
 
-__all__ = ["Design", "Linear", "design", "fit_discriminant", "fit_logistic", "fit_ridge"]
+__all__ = ["Design", "Linear", "Moments", "design", "fit_discriminant", "fit_logistic", "fit_ridge"]

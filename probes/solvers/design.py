@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Design", "design"]
+__all__ = ["Design", "Moments", "design"]
 
 # Directions of less than this share of the largest variance are left out.
+SMALLEST = 1e8
 RANK_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
 
 
@@ -36,21 +37,46 @@ class Design:
         return (X - self.mean) / self.scale @ self.basis
 
 
-def design(X: Tensor) -> Design:
-    """Which coordinates make a linear fit on the rows of X [n, D] cheap?
+@dataclass(frozen=True)
+class Moments:
+    """Number, mean [D] and scatter [D, D] (sum of centred products) of some rows, in double.
 
-    A constant feature gets scale 1, as in scikit-learn's StandardScaler. The penalty of logistic
+    Of two sets of rows they add up (Chan, Golub & LeVeque 1983), so that what folds share is
+    computed once; none depends on rows outside its set, not even by rounding.
+    """
+
+    n: int
+    mean: Tensor
+    scatter: Tensor
+
+    @classmethod
+    def of(cls, X: Tensor) -> Moments:
+        mean = X.double().mean(0)
+        centred = X.double() - mean
+        return cls(len(X), mean, centred.T @ centred)
+
+    def __add__(self, other: Moments) -> Moments:
+        n = self.n + other.n
+        apart = other.mean - self.mean
+        between = torch.outer(apart, apart * (self.n * other.n / n))
+        return Moments(n, self.mean + apart * (other.n / n), self.scatter + other.scatter + between)
+
+
+def design(X: Tensor, moments: Moments | None = None) -> Design:
+    """Which coordinates make a linear fit on the rows of X [n, D] cheap? `moments`: theirs.
+
+    A constant feature gets scale 1, by scikit-learn's rule for its StandardScaler, and so does one
+    so small that its inverse is hardly a number of X's precision. The penalty of logistic
     and ridge regression does not change under the rotation, so weights are the same as without.
     """
-    n = len(X)
-    mean = X.mean(0)
-    centred = X - mean
-    deviation = centred.square().mean(0).sqrt()
-    floor = 10 * torch.finfo(X.dtype).eps * (mean.abs() + 1e-30)
-    scale = torch.where(deviation <= floor, torch.ones_like(deviation), deviation)
-    centred = centred / scale
+    known = moments or Moments.of(X)
+    spread, rounding = known.scatter.diagonal() / known.n, known.n * torch.finfo(torch.double).eps
+    constant = spread <= rounding * spread + (rounding * known.mean).square()
+    constant |= spread.sqrt() < SMALLEST * torch.finfo(X.dtype).tiny
+    scale = torch.where(constant, 1.0, spread.sqrt())
     # in double: in single precision LAPACK fails on some matrices of low rank
-    variance, basis = torch.linalg.eigh((centred.T @ centred / n).double())
+    variance, basis = torch.linalg.eigh(known.scatter / known.n / torch.outer(scale, scale))
     kept = variance > RANK_TOLERANCE[X.dtype] * variance[-1].clamp(min=1e-300)
-    variance, basis = variance[kept].to(X.dtype), basis[:, kept].to(X.dtype)
-    return Design(mean, scale, basis, centred @ basis, variance)
+    variance, basis = variance[kept].to(X), basis[:, kept]
+    U = (X - known.mean.to(X)) @ (basis / scale[:, None]).to(X)
+    return Design(known.mean.to(X), scale.to(X), basis.to(X), U, variance)

@@ -1,9 +1,9 @@
 """L2 logistic regression for many labellings and penalties of the same rows.
 
-Quasi-Newton (L-BFGS; Nocedal & Wright 2006, algorithm 7.4) on all of them at once, started from the
-curvature of the loss where all weights are zero, which is diagonal in the coordinates of a
-`Design`: p(1-p) times the features' variance. A fit then takes some ten passes over the rows, and
-the passes of all fits are one matrix product.
+L-BFGS on all of them at once (`probes.solvers.quasi_newton`), started from the curvature of the
+loss where all weights are zero, which is diagonal in the coordinates of a `Design`: p(1-p) times
+the features' variance. A fit then takes some ten passes over the rows, and the passes of all fits
+are one matrix product.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from torch.nn.functional import softplus
 
 from probes.solvers.design import Design
 from probes.solvers.linear import Linear
+from probes.solvers.quasi_newton import minimise
 
 __all__ = ["fit_logistic"]
 
-HISTORY = 6
 # Below this share of the loss without weights, classes are told apart well.
 STRONG = 0.8
-ARMIJO = 1e-4
-MAX_HALVINGS = 30
 # Elements of the largest intermediate (rows x fits x classes); more fits are taken in turns.
 MOST_ELEMENTS = 6_000_000
 
@@ -56,15 +54,29 @@ def fit_logistic(
         loss = _Loss(design, y[some], C.to(design.U)[some], classes)
         beta = loss.start()
         if start is not None:
-            beta[:-1] = torch.einsum("dr,dbc->rbc", design.basis, start[0][:, some])
-            beta[-1] = start[1][some]
-        parts.append(_minimise(loss, beta, tolerance, max_iterations))
+            beta[..., :-1] = torch.einsum("dr,dbc->bcr", design.basis, start[0][:, some])
+            beta[..., -1] = start[1][some]
+        parts.append(_fitted(loss, beta, tolerance, max_iterations))
     return Linear.joined(parts)
+
+
+def _fitted(loss: _Loss, beta: Tensor, tolerance: float, max_iterations: int) -> Linear:
+    x = beta.flatten(1)
+    value, gradient = loss(x, torch.arange(len(x), device=x.device))
+    inverse = 1 / loss.curvature(torch.zeros_like(value))
+    within_reach = value - 0.5 * (gradient.square() * inverse).sum(1)
+    inverse = 1 / loss.curvature(within_reach < STRONG * loss.entropy())
+    x = minimise(loss, x, (value, gradient), inverse, loss.unit(), tolerance, max_iterations)
+    found = x.view_as(beta)
+    return Linear(found[..., :-1].permute(2, 0, 1).contiguous(), found[..., -1].contiguous())
 
 
 @dataclass
 class _Loss:
-    """The mean log-loss of B fits with its penalty; parameters [r + 1, B, C], intercept last."""
+    """The mean log-loss of B fits with its penalty; parameters [B, C, r + 1], intercepts last.
+
+    Rows come last in everything that has them: so many fits of few classes are fast products too.
+    """
 
     design: Design
     y: Tensor
@@ -73,8 +85,7 @@ class _Loss:
 
     def __post_init__(self) -> None:
         n = self.y.shape[1]
-        self.penalty = (1 / (self.strength * n))[:, None]
-        self.labels = self.y.T.contiguous()  # [n, B]
+        self.penalty = (1 / (self.strength * n))[:, None, None]
         counts = torch.stack([(self.y == c).sum(1) for c in range(self.classes)], -1) / n
         self.share = (counts[:, 1:] if self.classes == 2 else counts).to(self.design.U)  # [B, C]
 
@@ -87,148 +98,63 @@ class _Loss:
         """No weights, and the intercepts that give each class its share of rows."""
         U = self.design.U
         share = self.share.clamp(min=1e-3 / len(U), max=1 - 1e-3 / len(U))
-        beta = U.new_zeros(U.shape[1] + 1, *share.shape)
-        beta[-1] = share.logit() if self.classes == 2 else share.log()
+        beta = U.new_zeros(*share.shape, U.shape[1] + 1)
+        beta[..., -1] = share.logit() if self.classes == 2 else share.log()
         if self.classes > 2:
-            beta[-1] -= beta[-1].mean(-1, keepdim=True)
+            beta[..., -1] -= beta[..., -1].mean(-1, keepdim=True)
         return beta
 
     def unit(self) -> Tensor:
-        """How large is a gradient of one? [r + 1]: larger where a direction joins many features."""
+        """How large is a gradient of one? [C (r + 1)]: larger where a direction joins features."""
         variance = torch.cat([self.design.variance, self.design.variance.new_ones(1)])
-        return variance.clamp(min=1.0).sqrt()
+        return variance.clamp(min=1.0).sqrt().repeat(self.share.shape[1])
 
     def curvature(self, flat: Tensor) -> Tensor:
-        """The diagonal of the Hessian where all weights are zero, [r + 1, B, C].
+        """The diagonal of the Hessian where all weights are zero, [B, C (r + 1)].
 
         Of fits that are `flat` [B], the average over directions is added: where classes are told
         apart well, most rows have no curvature left, and least where variance is small.
         """
         spread = (self.share * (1 - self.share)).clamp(min=1e-3)
         average = self.design.variance.sum() / max(1, len(self.design.variance))
-        variance = self.design.variance[:, None] + flat.to(spread) * average
-        variance = torch.cat([variance, variance.new_ones(1, variance.shape[1])])
-        diagonal = variance[..., None] * spread
-        diagonal[:-1] += self.penalty
-        return diagonal
+        variance = self.design.variance + flat.to(spread)[:, None] * average
+        variance = torch.cat([variance, variance.new_ones(len(variance), 1)], 1)
+        diagonal = spread[..., None] * variance[:, None]
+        diagonal[..., :-1] += self.penalty
+        return diagonal.flatten(1)
 
-    def value_and_gradient(self, beta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss [b] and gradient [r + 1, b, C] of the fits `rows` at beta [r + 1, b, C]."""
+    def __call__(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss [b] and gradient [b, C (r + 1)] of the fits `rows` at x [b, C (r + 1)]."""
         U, n = self.design.U, len(self.design.U)
-        r, (b, C) = U.shape[1], beta.shape[1:]
-        weights = beta[:-1]
-        z = torch.addmm(beta[-1].reshape(1, -1), U, weights.reshape(r, b * C)).view(n, b, C)
-        labels = self.labels if b == self.labels.shape[1] else self.labels[:, rows]
-        if self.classes == 2:
-            loss, residual = _binary(z, labels)
-        else:
-            loss, residual = _multinomial(z, labels)
+        b, C, r = len(x), self.share.shape[1], U.shape[1]
+        beta = x.view(b, C, r + 1)
+        weights = beta[..., :-1]
+        z = torch.addmm(beta[..., -1].reshape(-1, 1), weights.reshape(b * C, r), U.T)
+        labels = self.y if b == len(self.y) else self.y[rows]
+        loss, residual = (_binary if self.classes == 2 else _multinomial)(z.view(b, C, n), labels)
         penalty = self.penalty[rows]
         gradient = torch.empty_like(beta)
-        gradient[:-1] = (U.T @ residual.view(n, b * C)).view(r, b, C) / n + penalty * weights
-        gradient[-1] = residual.sum(0) / n
-        return loss / n + 0.5 * penalty[:, 0] * weights.square().sum((0, 2)), gradient
+        gradient[..., :-1] = (residual.view(b * C, n) @ U).view(b, C, r) / n + penalty * weights
+        gradient[..., -1] = residual.sum(-1) / n
+        size = weights.square().sum((1, 2))
+        return loss / n + 0.5 * penalty[:, 0, 0] * size, gradient.flatten(1)
 
 
 def _binary(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed log-losses [b] and their derivatives by z [n, b, 1]; z is used up."""
-    y = labels.to(z)[..., None]
-    loss = (softplus(z) - y * z).sum((0, 2))
+    """Summed log-losses [b] and their derivatives by z [b, 1, n]; z is used up."""
+    y = labels.to(z)[:, None]
+    loss = (softplus(z) - y * z).sum((1, 2))
     return loss, z.sigmoid_().sub_(y)
 
 
 def _multinomial(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The same of logits [n, b, C]."""
-    index = labels[..., None]
-    z -= z.amax(-1, keepdim=True)
-    own = z.gather(-1, index)[..., 0]
+    """The same of logits [b, C, n]."""
+    index = labels[:, None]
+    z -= z.amax(1, keepdim=True)
+    own = z.gather(1, index)[:, 0]
     p = z.exp_()
-    total = p.sum(-1, keepdim=True)
-    loss = (total[..., 0].log() - own).sum(0)
+    total = p.sum(1, keepdim=True)
+    loss = (total[:, 0].log() - own).sum(1)
     p /= total
-    p.scatter_add_(-1, index, p.new_full((), -1.0).expand(index.shape))
+    p.scatter_add_(1, index, p.new_full((), -1.0).expand(index.shape))
     return loss, p
-
-
-def _minimise(loss: _Loss, beta: Tensor, tolerance: float, max_iterations: int) -> Linear:
-    final = beta.clone()
-    rows = torch.arange(beta.shape[1], device=beta.device)
-    value, gradient = loss.value_and_gradient(beta, rows)
-    inverse = 1 / loss.curvature(torch.zeros_like(value))
-    within_reach = value - 0.5 * _dot(gradient, inverse * gradient)
-    inverse = 1 / loss.curvature(within_reach < STRONG * loss.entropy())
-    unit = loss.unit()[:, None]
-    steps: list[Tensor] = []
-    changes: list[Tensor] = []
-    for _ in range(max_iterations):
-        open_ = (gradient.abs().amax(2) / unit).amax(0) > tolerance
-        if int(open_.sum()) <= 0.75 * len(rows):
-            final[:, rows] = beta
-            if not bool(open_.any()):
-                return Linear(final[:-1], final[-1])
-            rows, beta, inverse = rows[open_], beta[:, open_], inverse[:, open_]
-            value, gradient = value[open_], gradient[:, open_]
-            steps = [s[:, open_] for s in steps]
-            changes = [c[:, open_] for c in changes]
-        direction = _direction(gradient, steps, changes, inverse)
-        slope = _dot(gradient, direction)
-        uphill = slope >= 0
-        if bool(uphill.any()):
-            plain = -gradient * inverse
-            direction = torch.where(uphill[:, None], plain, direction)
-            slope = torch.where(uphill, _dot(gradient, plain), slope)
-        found, at, at_value, at_gradient = _search(loss, rows, beta, direction, value, slope)
-        steps.append(at - beta)
-        changes.append(at_gradient - gradient)
-        del steps[:-HISTORY], changes[:-HISTORY]
-        beta, value, gradient = at, at_value, at_gradient
-        if not bool(found.any()):
-            break  # the precision of the numbers is reached
-    final[:, rows] = beta
-    return Linear(final[:-1], final[-1])
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum((0, 2))
-
-
-def _direction(
-    gradient: Tensor, steps: list[Tensor], changes: list[Tensor], inverse: Tensor
-) -> Tensor:
-    """The two-loop recursion; a pair without positive curvature is passed over."""
-    q = gradient.clone()
-    used = []
-    for s, c in zip(reversed(steps), reversed(changes), strict=True):
-        curvature = _dot(s, c)
-        usable = curvature > 1e-12 * _dot(c, c).sqrt() * _dot(s, s).sqrt()
-        rho = torch.where(usable, 1 / torch.where(usable, curvature, 1.0), 0.0)
-        alpha = rho * _dot(s, q)
-        q = q - alpha[:, None] * c
-        used.append((s, c, rho, alpha))
-    q = q * inverse
-    if used:
-        s, c, rho, _ = used[0]
-        size = _dot(c, c * inverse)
-        gamma = torch.where((rho > 0) & (size > 0), _dot(s, c) / size.clamp(min=1e-300), 1.0)
-        q = q * gamma[:, None]
-    for s, c, rho, alpha in reversed(used):
-        q = q + (alpha - rho * _dot(c, q))[:, None] * s
-    return -q
-
-
-def _search(
-    loss: _Loss, rows: Tensor, beta: Tensor, direction: Tensor, value: Tensor, slope: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Halve each fit's step until its loss falls enough; fits that never do stay where they are."""
-    length = torch.ones_like(value)
-    slack = 10 * torch.finfo(value.dtype).eps * value.abs()
-    for _ in range(MAX_HALVINGS):
-        at = beta + length[:, None] * direction
-        at_value, at_gradient = loss.value_and_gradient(at, rows)
-        falls = at_value <= value + ARMIJO * length * slope + slack
-        if bool(falls.all()):
-            return falls, at, at_value, at_gradient
-        length = torch.where(falls, length, length / 2)
-    length = torch.where(falls, length, 0.0)
-    at = beta + length[:, None] * direction
-    return falls, at, *loss.value_and_gradient(at, rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from nfcot_model.errors import UserError
 from nfcot_model.layout import lay_out
-from nfcot_model.reasoners import KINDS, load_nfcot, load_reasoner
+from nfcot_model.reasoners import KINDS, WITH_DENSITY, load_nfcot, load_reasoner
 from nfcot_model.reasoners.kinds import reasoner_over
 from nfcot_model.thoughts import Thoughts
 from nfcot_model.traces import check_run, collect, read_run
@@ -21,13 +22,13 @@ from tests.tiny import digits, tiny_baseline, tiny_reasoner
 
 PROBLEMS = make_world("digits", "test", 1, 5, steps=(1, 5))
 PROMPTS = [p.prompt for p in PROBLEMS]
-OTHERS = [kind for kind in KINDS if kind != "nfcot"]
+OTHERS = [kind for kind in KINDS if kind not in WITH_DENSITY]
 
 
 def tiny(kind: str, **config):
-    if kind not in ("nfcot", "regressed"):
+    if kind not in (*WITH_DENSITY, "regressed"):
         return tiny_baseline(kind, **config)
-    made = tiny_reasoner(reasoner=kind, **config)
+    made = tiny_reasoner(**{"backbone": "llama", "reasoner": kind, **config})
     if kind == "regressed":
         for block in made.model.flow.blocks:
             torch.nn.init.zeros_(block.out.weight)
@@ -45,8 +46,10 @@ def state_after(reasoner, prompt: str, u: torch.Tensor) -> torch.Tensor:
         return model.backbone.base_model(inputs_embeds=embedded).last_hidden_state[0, -1]
 
 
-def expected_thought(kind: str, reasoner, prompt: str, before: torch.Tensor) -> torch.Tensor:
-    """Thought k of the table in docs/reasoners.md, from the thoughts before it."""
+def expected_thought(
+    kind: str, reasoner, prompt: str, before: torch.Tensor, eps: torch.Tensor
+) -> torch.Tensor:
+    """Thought k of the table in docs/reasoners.md, from the thoughts before it and its noise."""
     model = reasoner.model
     if kind == "looped":
         ids = [*reasoner.tokens([prompt], opening=True)[0], model.ids.think, model.ids.end_think]
@@ -60,23 +63,75 @@ def expected_thought(kind: str, reasoner, prompt: str, before: torch.Tensor) -> 
         return table(torch.tensor(model.ids.thought))
     if kind == "text":
         return table(model.lm_logits(state).argmax())
-    if kind == "regressed":
-        return model.nf_head(state)[0]
+    if kind in (*WITH_DENSITY, "regressed"):
+        mu, log_sigma = model.nf_head(state)
+        return mu if kind == "regressed" else mu + log_sigma.exp() * eps
     return state
 
 
-@pytest.mark.parametrize("kind", [k for k in OTHERS if k != "direct"])
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "direct"])
 @pytest.mark.parametrize("backbone", ["llama", "gpt2"])
 def test_thought_k_is_the_vector_of_the_table(kind: str, backbone: str) -> None:
-    reasoner = tiny(kind) if kind == "regressed" else tiny(kind, backbone=backbone)
-    thoughts = reasoner.think(PROMPTS, tau=0.0, noise_seeds=range(5))
+    """With the noise at hand where thoughts are drawn; text is read greedily."""
+    reasoner = tiny(kind, backbone=backbone)
+    tau = 0.7 if kind in WITH_DENSITY else 0.0
+    thoughts = reasoner.think(PROMPTS, tau=tau, noise_seeds=range(5))
     assert thoughts.u.shape[-1] == reasoner.D
     assert int(thoughts.K.max()) > 1
     for i, prompt in enumerate(PROMPTS):
         for k in range(int(thoughts.K[i])):
             with torch.no_grad():
-                expected = expected_thought(kind, reasoner, prompt, thoughts.u[i, :k])
-            torch.testing.assert_close(thoughts.u[i, k], expected, atol=2e-4, rtol=1e-4)
+                before, eps = thoughts.u[i, :k], thoughts.eps[i, k]
+                expected = expected_thought(kind, reasoner, prompt, before, eps)
+            torch.testing.assert_close(thoughts.u[i, k], expected, atol=3e-4, rtol=1e-4)
+
+
+def columns_of_the_table() -> dict[str, dict[str, str]]:
+    """The table of docs/reasoners.md, by kind and column."""
+    lines = (Path(__file__).parents[2] / "docs" / "reasoners.md").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| kind | `u_k` |"))
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    head, _, *body = rows
+    return {row[0].strip("`"): dict(zip(head[1:], row[1:], strict=True)) for row in body}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_other_columns_of_the_table_hold(kind: str) -> None:
+    """D, K, tau, text and step as the table says them, on a tiny model of each kind."""
+    row = columns_of_the_table()[kind]
+    reasoner = tiny(kind)
+    thoughts = reasoner.think(PROMPTS, tau=0.7, noise_seeds=range(5))
+    assert row["D"] == ("d_model" if reasoner.model.d_model == reasoner.D else "codec's")
+    assert row["tau"].startswith("of ") == reasoner.draws
+    stops = row["K"].startswith(("the model stops", "as `nfcot`", "up to", "loops"))
+    assert reasoner.variable_k == stops
+    if row["K"].startswith(("0", "fixed")):
+        assert len(set(thoughts.K.tolist())) == 1
+    decoded = reasoner.decode(thoughts)
+    assert decoded.readout == row["text of a thought"].startswith(("LM head", "`<thought>`", "–"))
+    slots = {"k // slots": 1, "`k // slots`": 1, "`k // per_step`": 2}
+    assert reasoner.thoughts_per_step == slots.get(row["step of thought k"])
+    assert (decoded.step_of is not None) == (row["step of thought k"] == "lines before it")
+    if row["text of a thought"] == "codec":
+        assert list(map(len, decoded.texts)) == thoughts.K.tolist()
+        if kind == "dual":
+            e = reasoner.model.flow.inverse(thoughts.u, thoughts.mask)
+            torch.testing.assert_close(decoded.e, e.detach())
+
+
+@pytest.mark.parametrize("kind", WITH_DENSITY)
+def test_states_of_a_thought_are_those_at_its_place(kind: str) -> None:
+    reasoner = tiny(kind)
+    thoughts = reasoner.think(PROMPTS, tau=0.7, noise_seeds=range(5))
+    scores = reasoner.score(PROMPTS, thoughts, tau=0.7, hidden=True)
+    assert scores.hidden.shape[1] == 3
+    for k in range(int(thoughts.K[0])):
+        state = state_after(reasoner, PROMPTS[0], thoughts.u[0, : k + 1])
+        torch.testing.assert_close(scores.hidden[0, -1, k], state, atol=3e-4, rtol=1e-4)
 
 
 def test_a_direct_reasoner_has_no_thoughts_and_pauses_have_no_content() -> None:
@@ -126,7 +181,7 @@ def test_a_folder_says_what_it_holds(kind: str, tmp_path) -> None:
     thoughts = loaded.think(PROMPTS, tau=0.0, noise_seeds=range(5))
     assert torch.equal(thoughts.u, reasoner.think(PROMPTS, tau=0.0, noise_seeds=range(5)).u)
     assert loaded.answer(PROMPTS, thoughts) == reasoner.answer(PROMPTS, thoughts)
-    if kind == "nfcot":
+    if kind in WITH_DENSITY:
         assert load_nfcot(tmp_path / "m").checkpoint_hash == loaded.checkpoint_hash
     else:
         with pytest.raises(UserError, match=f"reasons as '{kind}', expected a model of nfcot"):

@@ -13,7 +13,18 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import log_loss, roc_auc_score
 
 from nfcot_model.errors import UserError
-from probes.calibration import Calibration, calibration_table, conformal_p, fit_calibration
+from probes.calibration import (
+    Bin,
+    Calibration,
+    calibration_table,
+    conformal_p,
+    fit_calibration,
+)
+from probes.intervals import group_draws
+
+
+def named(groups: np.ndarray) -> np.ndarray:
+    return np.array([f"g{g}" for g in groups], dtype=object)
 
 
 class Reading(ClassifierMixin, BaseEstimator):
@@ -61,16 +72,40 @@ def test_calibrated_bins_come_true_and_raw_ones_do_not() -> None:
     y = (rng.random(20_000) < expit(honest)).astype(int)
     fit, rest = slice(0, 10_000), slice(10_000, None)
     p = fit_calibration(4 * honest[fit], y[fit]).apply(4 * honest[rest])
-    for bins, true in (
-        (calibration_table("binary", y[rest], p), True),
-        (calibration_table("binary", y[rest], expit(4 * honest[rest])), False),
-    ):
+    groups = named(np.arange(10_000))
+    draws = group_draws(groups, 300, 0)
+    for told, true in ((p, True), (expit(4 * honest[rest]), False)):
+        bins = calibration_table("binary", y[rest], told, groups, draws)
         z = [
-            (b.observed - b.predicted) / np.sqrt(b.predicted * (1 - b.predicted) / b.n)
+            (b.observed.value - b.predicted.value)
+            / np.sqrt(b.predicted.value * (1 - b.predicted.value) / b.n)
             for b in bins
         ]
-        assert sum(b.n for b in bins) == 10_000
+        assert sum(b.n for b in bins) == sum(b.groups for b in bins) == 10_000
         assert (np.abs(z).max() < 3.5) == true
+        inside = [b.observed.low <= b.predicted.value <= b.observed.high for b in bins]
+        assert (np.mean(inside) > 0.75) == true
+
+
+def test_intervals_of_bins_count_groups() -> None:
+    rng = np.random.default_rng(6)
+    p = rng.uniform(0.05, 0.95, size=200)
+    y = (rng.random(200) < p).astype(int)
+
+    def table(times: int, groups: np.ndarray) -> list[Bin]:
+        names = named(groups)
+        column = (np.repeat(y, times), np.repeat(p, times))
+        return calibration_table("binary", *column, names, group_draws(names, 400, 0), bins=4)
+
+    once, copies = table(1, np.arange(200)), table(9, np.repeat(np.arange(200), 9))
+    by_row = table(9, np.arange(1800))
+    for one, copy, row in zip(once, copies, by_row, strict=True):
+        assert (copy.n, copy.groups) == (9 * one.n, one.groups)
+        assert vars(copy.observed) == pytest.approx(vars(one.observed))
+        assert one.observed.low < one.observed.value < one.observed.high
+        assert row.observed.high - row.observed.low < one.observed.high - one.observed.low
+    alone = table(1, np.zeros(200, dtype=int))
+    assert all(np.isnan(b.observed.low) and np.isnan(b.predicted.low) for b in alone)
 
 
 def test_scores_that_know_nothing_become_the_base_rate() -> None:
@@ -88,7 +123,7 @@ def test_logits_without_a_mistake_stay_short_of_certainty() -> None:
     assert p == pytest.approx([1 / 52, 51 / 52], abs=1e-3)
     three = np.repeat([0, 1, 2], 50)
     p = fit_calibration(20.0 * np.eye(3)[three], three).apply(20.0 * np.eye(3))
-    assert np.diag(p) == pytest.approx(51 / 53, abs=1e-3)
+    assert np.diag(p) == pytest.approx(51 / 52, abs=1e-3)
 
 
 @settings(max_examples=30, deadline=None)
@@ -97,19 +132,36 @@ def test_calibration_never_fits_worse_than_the_logits_as_they_are(seed: int, C: 
     rng = np.random.default_rng(seed)
     logits, y = rng.normal(size=(60, C)) * 5, rng.integers(C, size=60)
     counts = np.bincount(y, minlength=C)[y][:, None]
-    targets = np.where(np.arange(C) == y[:, None], counts + 1, 1) / (counts + C)
+    right = (counts + 1) / (counts + 2)
+    targets = np.where(np.arange(C) == y[:, None], right, (1 - right) / (C - 1))
     found = fit_calibration(logits, y)
     after = -(targets * np.log(found.apply(logits))).sum(axis=1).mean()
     assert after <= -(targets * log_softmax(logits, axis=1)).sum(axis=1).mean() + 1e-9
     assert found.apply(logits).sum(axis=1) == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("C", "each"), [(10, 20), (50, 10)])
+def test_many_classes_do_not_make_a_good_probe_unsure(C: int, each: int) -> None:
+    """Mean confidence is near accuracy, on rows that the calibration has not seen."""
+    rng = np.random.default_rng(5)
+    y = np.repeat(np.arange(C), each)
+    logits = 6.0 * np.eye(C)[y] + rng.normal(size=(len(y), C))
+    fresh = 6.0 * np.eye(C)[y] + rng.normal(size=(len(y), C))
+    p = fit_calibration(logits, y).apply(fresh)
+    accuracy = (p.argmax(axis=1) == y).mean()
+    assert accuracy > 0.9
+    assert 0 < accuracy - p.max(axis=1).mean() < 0.25
+
+
 def test_multiclass_bins_are_of_the_likeliest_class() -> None:
     p = np.array([[0.9, 0.1, 0.0], [0.15, 0.7, 0.15], [0.1, 0.85, 0.05], [0.0, 0.05, 0.95]])
-    bins = calibration_table("multiclass", np.array([0, 0, 1, 2]), p, bins=2)
-    assert [(b.low, b.high, b.n, b.observed) for b in bins] == [(0.5, 1.0, 4, 0.75)]
-    assert bins[0].predicted == pytest.approx(0.85)
-    assert calibration_table("binary", np.zeros(0, dtype=int), np.zeros(0)) == []
+    groups = named(np.arange(4))
+    draws = group_draws(groups, 100, 0)
+    bins = calibration_table("multiclass", np.array([0, 0, 1, 2]), p, groups, draws, bins=2)
+    assert [(b.low, b.high, b.n, b.observed.value) for b in bins] == [(0.5, 1.0, 4, 0.75)]
+    assert bins[0].predicted.value == pytest.approx(0.85)
+    nothing = np.zeros(0, dtype=int)
+    assert calibration_table("binary", nothing, np.zeros(0), named(nothing), draws) == []
 
 
 def test_two_columns_and_a_difference_of_logits_are_the_same_calibration() -> None:

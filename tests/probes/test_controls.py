@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 
 from nfcot_model.errors import UserError
+from nfcot_model.hooks.recording import plan_activations
+from nfcot_model.hooks.recording import record as record_hooks
 from nfcot_model.reasoners import NFCoTReasoner, load_reasoner
 from nfcot_model.traces import Run, collect, read_run
 from nfcot_model.traces.activations import write_activations
@@ -27,12 +29,11 @@ from probes.controls import (
     length_features,
     prompt_texts,
     read_control,
-    word_features,
 )
 from probes.controls import states as states_module
 from probes.controls.states import PROMPT, prompt_states
 from probes.controls.text import WORD
-from probes.controls.untrained import think_alike, untrained
+from probes.controls.untrained import hook_alike, think_alike, untrained
 from tests.killed_trace import Unchecked
 from tests.synthetic_run import synthetic_run
 from tests.tiny import BACKBONES, brief_reasoner, digits, tiny_reasoner
@@ -131,6 +132,25 @@ def test_a_fresh_model_has_the_noise_for_thoughts_and_states_of_its_own(
     seeds = run.traces["seed"].tolist()
     own = fresh.think(run.traces["prompt"].tolist(), tau=0.7, noise_seeds=seeds, max_thoughts=5)
     assert own.K.tolist() != run.traces["K"].tolist(), "the run's K is imposed"
+
+
+def test_a_hook_of_the_untrained_model_is_its_own(run: Run, reasoner: NFCoTReasoner) -> None:
+    """The state after the first block, by hook and as `h`; and of the run's own model, its own."""
+    hook = "blocks.0.hook_out"
+    record_hooks(plan_activations(run, reasoner, [hook]))
+    run = read_run(run.path)
+    found = control_states(run, reasoner, hooks=[hook])
+    assert found.available[-1] == f"untrained_{hook}"
+    told = read_control(run, f"untrained_{hook}")
+    np.testing.assert_allclose(told, read_control(run, "untrained_h", 1), atol=1e-5)
+    assert np.abs(told - run.activation(hook)).max() > 0.1
+    for shard, part in run.traces.groupby("shard", sort=False):
+        own = hook_alike(reasoner, hook, run, str(shard), part)[hook]
+        rows = run.thoughts["trace_id"].isin(part["trace_id"]).to_numpy()
+        np.testing.assert_allclose(own, run.activation(hook)[rows], atol=1e-4)
+    with pytest.raises(UserError, match="has none of it"):
+        read_control(run, "untrained_blocks.1.hook_out")
+    assert control_states(run, hooks=[hook]).made == 0
 
 
 def test_fresh_weights_follow_from_the_seed_and_leave_the_random_state_alone(
@@ -412,7 +432,7 @@ def test_words_are_counted_as_scikit_learn_counts_them(
     texts: list[str], data: st.DataObject
 ) -> None:
     rows = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, unique=True))
-    found = word_features(texts, rows)
+    found = count_words(texts).features(rows)
     assert found.dtype == np.float32
     reference = CountVectorizer(lowercase=False, token_pattern=WORD, ngram_range=(1, 3))
     try:
@@ -422,7 +442,7 @@ def test_words_are_counted_as_scikit_learn_counts_them(
         return
     np.testing.assert_array_equal(found, reference.transform(texts).toarray())
     mask = np.isin(np.arange(len(texts)), rows)
-    np.testing.assert_array_equal(word_features(texts, mask), found)
+    np.testing.assert_array_equal(count_words(texts).features(mask), found)
 
 
 def test_words_of_other_rows_are_not_known() -> None:
@@ -437,7 +457,7 @@ def test_words_of_other_rows_are_not_known() -> None:
     ("one", "other"), [("take #3", "take 3"), ("-5", "5"), ("Add", "add"), ("x*2", "x+2")]
 )
 def test_numbers_signs_and_case_are_kept(one: str, other: str) -> None:
-    features = word_features([one, other], [0, 1])
+    features = count_words([one, other]).features([0, 1])
     assert not np.array_equal(*features)
 
 

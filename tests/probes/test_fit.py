@@ -20,6 +20,7 @@ from probes.artifact import Probe, _hash, read_probe, save_probe, split_of
 from probes.controls.compare import Control
 from probes.features import read_site
 from probes.fit import Options, ProbeResult, fit_probe
+from probes.fitting import fit_rows
 from probes.sites import parse_site, site_rows
 from tests.synthetic_run import synthetic_run
 
@@ -58,7 +59,7 @@ def test_planted_signal_is_read_and_shuffled_labels_are_not(fitted: ProbeResult)
     assert fitted.n_test == 2 * fitted.groups_test
     assert fitted.permutation.p_value == 1 / 100
     assert fitted.mdl is not None
-    assert fitted.mdl.compression > 2
+    assert fitted.mdl.compression.low > 2
 
 
 def test_controls_are_judged_on_the_same_rows_with_paired_differences(fitted: ProbeResult) -> None:
@@ -342,3 +343,52 @@ def test_a_kept_split_trains_and_tests_on_the_same_groups(signal: Run, tmp_path:
     again = fit_probe(signal, "operation", "e@0", replace(bare, seed=9, split=kept))
     assert again.split == first.split
     assert (again.n_test, again.groups_test) == (first.n_test, first.groups_test)
+
+
+def test_a_split_of_fewer_groups_leaves_the_others_out_and_says_so(signal: Run) -> None:
+    few = list(dict.fromkeys(signal.traces["group"]))[:60]
+    values = [bool(i % 2) for i in range(60)]
+    part = dict(zip(few, values, strict=True))
+    texts = [canonical_json({"coin": part[g]} if g in part else {}) for g in signal.traces["group"]]
+    split = fit_probe(
+        replace(signal, traces=signal.traces.assign(labels=texts)), "coin", "u@1", BARE
+    ).split
+    found = fit_probe(signal, "operation", "u@1", replace(BARE, split=split))
+    inside = signal.traces["group"].isin(few)
+    assert (found.n, found.groups) == (int(inside.sum()), 60)
+    assert found.out["a group that is in no part of the split"] == int((~inside).sum()) > 0
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e20, 1e150])
+def test_numbers_of_any_size_are_read_alike(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 5)).astype(np.float32)
+    y, fold = X[:, 0] + 0.3 * rng.normal(size=200), np.arange(200) % 5
+    plain = fit_rows(X, y, "number", 0, fold, "ridge")
+    scaled = fit_rows(X, scale * y, "number", 0, fold, "ridge")
+    assert scaled.penalty == plain.penalty
+    assert scaled.value == pytest.approx(plain.value, abs=1e-4)
+    np.testing.assert_allclose(scaled.out_of_fold / scale, plain.out_of_fold, atol=1e-4)
+
+
+def test_whitened_means_read_small_directions_out_of_fold_as_the_kept_probe_does() -> None:
+    """The label is in the difference of two columns that are nearly one."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(2, size=400)
+    base = rng.normal(size=400)
+    X = np.stack([base, base + 1e-3 * (y - 0.5 + 0.1 * rng.normal(size=400))], axis=1)
+    found = fit_rows(X, y, "binary", 2, np.arange(400) % 5, "mass_mean_whitened")
+    assert found.value > 0.95
+    assert ((found.read(X)[:, 0] > 0) == y).mean() > 0.95
+
+
+def test_a_positive_value_that_no_trace_has_is_refused(signal: Run) -> None:
+    with pytest.raises(UserError, match="--positive nothing: no trace has that value of 'oper"):
+        fit_probe(signal, "operation", "u@1", replace(BARE, positive="nothing"))
+
+
+def test_a_label_that_lengths_fix_has_no_p_value_and_is_not_called_nothing(signal: Run) -> None:
+    found = fit_probe(signal, "steps", "u@mean", BARE)
+    assert found.permutation.p_value is None
+    assert "follows from the number of thoughts" in str(found.permutation.reason)
+    assert "reads nothing" not in found.headline

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from probes.intervals import accuracy_interval, cluster_bootstrap
+from probes.intervals import Estimate, cluster_bootstrap, cluster_means
 
 
 def named(groups: np.ndarray) -> np.ndarray:
@@ -27,23 +27,18 @@ def test_interval_covers_the_truth_when_samples_of_a_group_agree() -> None:
     assert naive / 100 < 0.7
 
 
-def test_the_accuracy_interval_counts_groups_not_rows() -> None:
+def test_the_interval_of_a_mean_counts_groups_not_rows() -> None:
     """Samples of one problem that agree are one observation: eight copies tell nothing new."""
-    rng = np.random.default_rng(0)
-    hit = rng.random(60) < 0.7
-    once = accuracy_interval(hit, named(np.arange(60)), seed=0)
-    copies = accuracy_interval(np.repeat(hit, 8), named(np.repeat(np.arange(60), 8)), seed=0)
-    rows = accuracy_interval(np.repeat(hit, 8), named(np.arange(480)), seed=0)
-    assert once == copies
+    hit = (np.random.default_rng(0).random(60) < 0.7).astype(np.float64)
+    copies = np.repeat(hit, 8)
+
+    def interval(column: np.ndarray, groups: np.ndarray) -> Estimate:
+        return cluster_means({"hit": column}, named(groups))["hit"]
+
+    once = interval(hit, np.arange(60))
+    by_group = interval(copies, np.repeat(np.arange(60), 8))
+    by_row = interval(copies, np.arange(480))
+    assert vars(by_group) == pytest.approx(vars(once))
     assert once.low < once.value < once.high
-    assert rows.high - rows.low < 0.5 * (once.high - once.low)
-
-
-def test_the_accuracy_interval_of_hardly_anything_is_honest() -> None:
-    nothing = accuracy_interval(np.zeros(0, dtype=bool), named(np.arange(0)), seed=0)
-    assert nothing.to_dict() == {"value": None, "low": None, "high": None}
-    one = accuracy_interval(np.array([True, False]), named(np.zeros(2, dtype=int)), seed=0)
-    assert one.to_dict() == {"value": 0.5, "low": None, "high": None}
-    right = accuracy_interval(np.ones(30, dtype=bool), named(np.arange(30) % 10), seed=0)
-    assert (right.value, right.high) == (1.0, 1.0)
-    assert right.low == pytest.approx(0.025 ** (1 / 10))
+    assert by_row.high - by_row.low < 0.5 * (once.high - once.low)
+    assert np.isnan(interval(np.zeros(0), np.zeros(0)).value)

@@ -239,6 +239,11 @@ def test_one_value_against_the_rest(
     assert [v == chosen for v in found.values] == mine
 
 
+def test_one_value_against_the_rest_is_no_number(run: Run) -> None:
+    with pytest.raises(UserError, match="--kind 'number': with --positive a label has two"):
+        labels_at(run, "offset", positive="7", kind="number")
+
+
 def test_a_positive_value_that_is_not_there_leaves_the_rest(run: Run) -> None:
     """As in a control set without a positive."""
     found = labels_at(run, "offset", positive="77")
@@ -304,6 +309,27 @@ def test_a_row_that_ends_early_has_no_value(run: Run, tmp_path: Path) -> None:
     table = read_label_table(file, [run])
     assert labels_at(run, "value", "u@0", table=table).known.tolist() == [True] * 2 + [False] * 78
     assert labels_at(run, "other", "u@0", table=table).known.tolist() == [True] + [False] * 79
+
+
+def test_blank_lines_and_blanks_around_words_are_neither_rows_nor_classes(
+    run: Run, tmp_path: Path
+) -> None:
+    a, b, c = run.traces["trace_id"][:3]
+    text = f"trace_id,word\n{a}, cat\n\n{b},cat \n{c},dog\n"
+    table = read_label_table(csv(tmp_path / "mine.csv", text), [run])
+    assert labels_at(run, "word", "u@0", table=table).classes == ["cat", "dog"]
+    with pytest.raises(UserError, match="row 4, column 'trace_id': no trace 'nobody'"):
+        read_label_table(csv(tmp_path / "other.csv", text.replace(c, "nobody")), [run])
+
+
+def test_whole_numbers_of_any_size_are_numbers(run: Run, tmp_path: Path) -> None:
+    ids = run.traces["trace_id"]
+    values = [10**20 + 10**18 * i for i in range(len(ids))]
+    text = "\n".join(["trace_id,n", *(f"{t},{v}" for t, v in zip(ids, values, strict=True))])
+    table = read_label_table(csv(tmp_path / "mine.csv", text + "\n"), [run])
+    found = labels_at(run, "n", "u@0", table=table)
+    assert found.kind == "number"
+    assert [float(v) for v in found.values] == [float(v) for v in values]
 
 
 def test_a_csv_may_cover_several_runs(run: Run, tmp_path: Path) -> None:

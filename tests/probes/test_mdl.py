@@ -52,7 +52,10 @@ def test_blocks_are_whole_groups_and_a_probe_of_nothing_gains_nothing(
 
     found = online_code(fit_predict, y, names, classes, seed)
     assert found.bits == pytest.approx(found.uniform_bits) == n * math.log2(classes)
-    assert found.compression == pytest.approx(1.0)
+    assert found.compression.value == pytest.approx(1.0)
+    if found.groups > 1:
+        assert found.compression.low == pytest.approx(1.0) == found.compression.high
+    assert found.bits_per_label.value == pytest.approx(math.log2(classes))
     assert sum(b.coded for b in found.blocks) == n
     trained = np.cumsum([0, *(b.coded for b in found.blocks[:-1])])
     assert [b.trained for b in found.blocks] == trained.tolist()
@@ -73,7 +76,7 @@ def test_a_stronger_signal_takes_fewer_bits_and_noise_takes_no_fewer_than_none()
     compression = []
     for strength in (0.0, 1.0, 3.0):
         X = noise + strength * np.eye(8)[y]
-        compression.append(online_code(logistic(X, y, 3), y, groups, 3, 1).compression)
+        compression.append(online_code(logistic(X, y, 3), y, groups, 3, 1).compression.value)
     none, some, much = compression
     assert 0.9 < none <= 1.0
     assert some > 1.15
@@ -88,8 +91,8 @@ def test_a_fingerprint_of_the_group_is_not_knowledge_of_the_label() -> None:
     X = 3 * rng.normal(size=(150, 200))[groups] + 0.1 * rng.normal(size=(1200, 200))
     whole = online_code(logistic(X, y, 2), y, named(groups), 2, 0)
     by_row = online_code(logistic(X, y, 2), y, named(np.arange(1200)), 2, 0)
-    assert whole.compression < 1.0
-    assert by_row.compression > 2.0
+    assert whole.compression.high < 1.0
+    assert by_row.compression.low > 2.0
 
 
 def test_a_class_that_was_not_seen_costs_finitely_many_bits() -> None:
@@ -97,7 +100,7 @@ def test_a_class_that_was_not_seen_costs_finitely_many_bits() -> None:
     sure = lambda train, test: np.eye(3)[np.zeros(test.size, dtype=int)]  # noqa: E731
     found = online_code(sure, y, named(np.arange(103)), 3, 0)
     assert math.isfinite(found.bits)
-    assert found.compression < 1
+    assert found.compression.value < 1
 
 
 def test_the_code_is_decided_by_its_seed_and_wants_probabilities() -> None:
@@ -107,3 +110,33 @@ def test_the_code_is_decided_by_its_seed_and_wants_probabilities() -> None:
     assert first == again != other
     with pytest.raises(ValueError, match="expected probabilities"):
         online_code(lambda train, test: np.ones((test.size, 2)), y, groups, 2, 0)
+
+
+def test_the_interval_is_as_wide_as_other_groups_would_make_it() -> None:
+    """Bits per label of many populations spread as the interval of one says, copies or not."""
+    values, widths = [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        y = rng.integers(2, size=300)
+        X = rng.normal(size=(300, 2)) + 1.5 * y[:, None]
+        found = online_code(logistic(X, y, 2), y, named(np.arange(300)), 2, 0)
+        values.append(found.bits_per_label.value)
+        widths.append(found.bits_per_label.high - found.bits_per_label.low)
+    assert np.mean(widths) == pytest.approx(2 * 1.96 * np.std(values), rel=0.35)
+    twice = online_code(
+        logistic(np.repeat(X, 2, axis=0), np.repeat(y, 2), 2),
+        np.repeat(y, 2),
+        named(np.repeat(np.arange(300), 2)),
+        2,
+        0,
+    )
+    assert twice.groups == 300
+    wide = twice.bits_per_label.high - twice.bits_per_label.low
+    assert wide > 0.8 * widths[-1], "a second copy of every row makes no figure surer"
+
+
+def test_a_single_group_has_no_interval() -> None:
+    y = np.array([0, 1, 1, 0])
+    found = online_code(uniform(2), y, named(np.zeros(4, dtype=int)), 2, 0)
+    assert (found.groups, found.compression.value) == (1, 1.0)
+    assert math.isnan(found.compression.low)

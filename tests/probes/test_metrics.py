@@ -17,7 +17,6 @@ from sklearn.linear_model import LogisticRegression
 from nfcot_model.errors import UserError
 from probes.intervals import (
     Draws,
-    accuracy_interval,
     cluster_bootstrap,
     group_draws,
     percentile_interval,
@@ -231,7 +230,6 @@ def test_a_share_of_one_or_zero_has_the_exact_interval_over_its_groups() -> None
     assert vars(metrics["fpr_at_1pct"]) == pytest.approx(
         {"value": 0.0, "low": 0.0, "high": 1 - bound}
     )
-    assert metrics["accuracy"] == accuracy_interval(np.ones(60, dtype=bool), groups, 0)
 
 
 def test_hardly_anything_has_no_interval_rather_than_a_narrow_one() -> None:

@@ -243,7 +243,7 @@ def test_the_runs_model_gives_all_controls(tmp_path: Path) -> None:
         (["--label", "operation", "--site", "u@0", "--kind", "number"], "no finite number"),
         (
             ["--label", "operation", "--site", "u@0", "--positive", "divide"],
-            "class 'divide' of the label",
+            "--positive divide: no trace",
         ),
         (["--label", "operation", "--site", "u@0", "--draws", "9"], "--draws is 9"),
         (["--label", "operation", "--site", "u@0", "--permutations", "0"], "--permutations is 0"),

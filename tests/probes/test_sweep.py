@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest, kstest, norm
 
+import probes.controls.panel as panel
 import probes.drawing
 import probes.jobs
 import probes.sweep as sweep_module
@@ -466,6 +467,53 @@ def test_a_damaged_unit_is_done_again(
     assert same(sweep(signal, "operation", FAST, units), whole)
     assert len(worked) == 1
     assert files[0].read_text() == text
+
+
+def test_units_are_done_again_when_more_controls_can_be_computed(
+    signal: Run, worked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(
+        FAST,
+        sites=("u@1",),
+        permutations=0,
+        options=replace(QUICK, controls=True, permutations=99),
+    )
+    units = opened(signal, tmp_path / "out", plan)
+    missing = sweep(signal, "operation", plan, units)
+    assert np.isnan(control(missing, "1", "prompt_state").value)
+    done = list(worked)
+    worked.clear()
+    assert same(sweep(signal, "operation", plan, units), missing)
+    assert worked == [], "nothing has changed"
+    states = np.random.default_rng(0).normal(size=(len(signal.traces), 3)).astype(np.float32)
+    really, read = sweep_module.control_states, panel.read_control
+    monkeypatch.setattr(
+        sweep_module,
+        "control_states",
+        lambda *a, **k: replace(
+            really(*a, **k), available=("prompt_state",), unavailable={"untrained_u": "no model"}
+        ),
+    )
+    monkeypatch.setattr(
+        panel, "read_control", lambda *a: states if a[1] == "prompt_state" else read(*a)
+    )
+    found = sweep(signal, "operation", plan, units)
+    assert sorted(worked) == sorted(done)
+    assert 0 <= control(found, "1", "prompt_state").value < 0.5
+    monkeypatch.undo()
+
+
+def test_a_fold_with_one_group_of_a_class_has_no_interval(folder: Path) -> None:
+    """Hardly a group of a class for each fold, and then many: values alone, then intervals."""
+    run = synthetic_run(folder / "rare", n=200, D=6, steps=(1, 1))
+    for rare, sure in ((14, False), (60, True)):
+        values = np.isin(np.arange(len(run.traces)), np.arange(rare))
+        plan = replace(SMALL, sites=("u",), estimators=("mass_mean",), permutations=0)
+        found = cell(sweep(labelled(run, values), "planted", plan, Units), "u@0", "mass_mean")
+        for name in ("auroc", "balanced_accuracy"):
+            assert np.isfinite(found.metrics[name].value)
+            assert np.isfinite(found.metrics[name].low) == sure
+        assert np.isfinite(found.metrics["accuracy"].low)
 
 
 def test_another_plan_or_other_files_keep_their_folder(signal: Run, tmp_path: Path) -> None:

@@ -245,17 +245,19 @@ def test_pages_keep_the_run_and_their_address_says_so(page, address) -> None:
 
 
 def test_back_leaves_a_page_at_the_first_press(page, address) -> None:
+    page.goto("about:blank")
+    before = page.evaluate("history.length")
     page.goto(f"{address}/trace?run=tampered&subset=flagged")
     page.wait_for_url("**&trace=*")
     page.get_by_text("Likelihood profile").wait_for()
-    entries = page.evaluate("history.length")
+    assert page.evaluate("history.length") == before + 1
     page.get_by_role("link", name="Map").click()
     page.wait_for_url("**/map?run=tampered&trace=*")
     page.get_by_text("thoughts of 40 traces shown").wait_for()
     page.get_by_role("link", name="Open the trace").click()
     page.wait_for_url("**/trace?run=tampered&*")
     page.get_by_text("Likelihood profile").wait_for()
-    assert page.evaluate("history.length") == entries + 2
+    assert page.evaluate("history.length") == before + 3
     page.go_back()
     page.wait_for_url("**/map?run=tampered&trace=*")
     page.get_by_text("thoughts of 40 traces shown").wait_for()

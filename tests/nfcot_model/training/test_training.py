@@ -219,7 +219,7 @@ def test_the_guard_skips_blow_ups_and_gives_up_when_they_persist() -> None:
     [
         ({"joint": {"steps": -1}}, "joint.steps': expected greater than or equal to 0, found -1"),
         ({"joint": {"steps": 5, "lrr": 1}}, "joint.lrr': is not known; expected one of steps, "),
-        ({"reasoner": "magic"}, "reasoner': expected 'nfcot', 'regressed', 'text', 'direct', "),
+        ({"reasoner": "magic"}, "reasoner': expected 'nfcot', 'dual', 'regressed', 'text', "),
         ({"model": {"D": 4}}, "model.backbone': is missing"),
         ({"model": {"backbone": 3}}, "model.backbone': expected a mapping or text, found 3"),
         ({"model": {"backbone": "x", "flow": {"order": "nope"}}}, "model.flow.order': expected"),
