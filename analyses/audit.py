@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analyses.battery import COMBINED, OPTIONAL_STATISTICS, STATISTICS, BatteryScores
 from analyses.calibrate import Rule
@@ -39,7 +40,7 @@ class AuditResult:
     """What does the audit say? `summary` is audit.json, the frames are its tables.
 
     `trajectories`: trace_id, score (combined), leading (the statistic it came from), every
-    statistic, peak, peak_k, cell, p_value, adjusted_p, flagged, invalid, replay_error,
+    statistic, peak, peak_k, named_k, cell, p_value, adjusted_p, flagged, invalid, replay_error,
     replay_error_stored, replay_broken, record_broken. `thoughts`: trace_id, k, energy (on record),
     energy_recomputed, z, adjusted_p, and the other per-thought values of the battery. Absence of a
     flag says that the noise is usual; it says nothing of what the thoughts are for.
@@ -116,6 +117,8 @@ def _frames(
     stored = run.traces["replay_error"].to_numpy(dtype=np.float64)
     K = own["K"].to_numpy(dtype=np.int64)
     owner = np.repeat(np.arange(len(own)), K)
+    peak_k = own["peak_k"].to_numpy(dtype=np.int64)
+    named_k = _first(decision.named, owner, scores.thoughts["k"].to_numpy(), peak_k)
     record_broken = disagree(stored, error)
     energies = scores.thoughts["energy_stored"].to_numpy(dtype=np.float64)
     recomputed = scores.thoughts["energy"].to_numpy(dtype=np.float64)
@@ -125,6 +128,7 @@ def _frames(
         p_value=decision.p_value,
         adjusted_p=decision.adjusted_p,
         flagged=decision.flagged,
+        named_k=named_k,
         replay_error=error,
         replay_error_stored=stored,
         replay_broken=~(error <= tolerance),
@@ -134,6 +138,19 @@ def _frames(
         columns={"energy": "energy_recomputed", "energy_stored": "energy"}
     )
     return trajectories, thoughts.assign(adjusted_p=decision.thought_p, named=decision.named)
+
+
+def _first(
+    named: NDArray[np.bool_],
+    owner: NDArray[np.int64],
+    k: NDArray[np.int64],
+    otherwise: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """The first named thought of each trajectory, [n]; `otherwise` [n] where none is named."""
+    first = otherwise.copy()
+    hits = np.flatnonzero(named)[::-1]
+    first[owner[hits]] = k[hits]
+    return first
 
 
 def _statistics(scores: BatteryScores) -> list[dict[str, Any]]:
@@ -159,7 +176,11 @@ def _statistics(scores: BatteryScores) -> list[dict[str, Any]]:
 def _flagged(
     run: Run, trajectories: pd.DataFrame, thoughts: pd.DataFrame, statistics: list[str]
 ) -> list[dict[str, Any]]:
-    """One entry per flag, the strangest first; `thoughts` lists those that stand out by maxT."""
+    """One entry per flag, the strangest first; `thoughts` lists those that stand out by maxT.
+
+    `origin` is the first of them: what is changed early moves the thoughts after it, and maxT
+    allows a clean thought before it at the rate of the rule. Where none stands out, the loudest.
+    """
     end = trajectories["K"].to_numpy(dtype=np.int64).cumsum()
     columns = {name: thoughts[name].to_numpy() for name in ("z", "adjusted_p", "named", "energy")}
     shown = [name for name in statistics if name in trajectories.columns]
@@ -170,16 +191,19 @@ def _flagged(
         own = slice(end[row.Index - 1] if row.Index else 0, end[row.Index])
         texts = run.thoughts["text"].iloc[own].tolist()
         z, p = columns["z"][own], columns["adjusted_p"][own]
-        top = None
-        if not row.invalid:
-            k = int(row.peak_k)
-            top = {"k": k, "z": float(z[k]), "adjusted_p": float(p[k]), "text": texts[k]}
+        top, origin = (
+            None
+            if row.invalid
+            else {"k": k, "z": float(z[k]), "adjusted_p": float(p[k]), "text": texts[k]}
+            for k in (int(row.peak_k), int(row.named_k))
+        )
         entries.append(
             {
                 "trace_id": row.trace_id,
                 "p_value": row.p_value,
                 "adjusted_p": row.adjusted_p,
                 "thoughts": np.flatnonzero(columns["named"][own]).tolist(),
+                "origin": origin,
                 "stands_out": top,
                 "score": row.score,
                 "leading": row.leading,

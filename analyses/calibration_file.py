@@ -135,6 +135,8 @@ def _tensors(clean: CleanSet) -> dict[str, np.ndarray]:
     for i, ranked in enumerate(clean.ranks.cells.values()):
         arrays |= {f"cell/{i}/scores": ranked.scores, f"cell/{i}/peaks": ranked.peaks}
     arrays |= {f"members/{name}": found for name, found in clean.identity.members.items()}
+    if battery.blocks is not None:
+        arrays["blocks"] = battery.blocks
     if battery.directions is not None:
         arrays["directions"] = battery.directions.vectors
     if battery.hidden is not None:
@@ -166,6 +168,7 @@ def _clean_set(fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> CleanSe
         if made["hidden"]
         else None,
         features=made["features"],
+        blocks=arrays.get("blocks"),
     )
     cells = {
         cell: Cell(arrays[f"cell/{i}/scores"], arrays[f"cell/{i}/peaks"])

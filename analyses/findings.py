@@ -188,7 +188,8 @@ def planted_summary(run: Run, trajectories: pd.DataFrame) -> list[dict[str, Any]
     """Where the run says what was planted: how many of each kind are flagged, and found?
 
     Only a run made by `analyses.tamper` says so (`planted` in its manifest); a user's label of
-    that name is a label like any other. `located`: the thought that stands out is the planted one.
+    that name is a label like any other. `located`: the thought that is named first (the
+    loudest where none is named) is the planted one.
     """
     labels = run.problem_labels()
     if "planted" not in run.manifest or "planted" not in labels.columns:
@@ -207,7 +208,7 @@ def planted_summary(run: Run, trajectories: pd.DataFrame) -> list[dict[str, Any]
             "located": None,
         }
         if kind != "none" and not np.isnan(places[mine]).any():
-            row["located"] = int((trajectories["peak_k"][mine] == places[mine]).sum())
+            row["located"] = int((trajectories["named_k"][mine] == places[mine]).sum())
         rows.append(row)
     return rows
 

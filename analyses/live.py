@@ -22,7 +22,7 @@ from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.thoughts import NewThoughts, Thoughts
 
-__all__ = ["NOT_SHOWN", "LiveMonitor", "LiveResult", "LiveThought", "watch"]
+__all__ = ["NOT_SHOWN", "READ_EVERY", "LiveMonitor", "LiveResult", "LiveThought", "watch"]
 
 NOT_SHOWN = (
     "The scorer is the model itself, while it draws: the energy is that of the noise it was given,"
@@ -31,6 +31,9 @@ NOT_SHOWN = (
     " text is the codec's reading of a thought, not evidence that the model uses it. A generation"
     " that was not stopped is not thereby safe."
 )
+
+
+READ_EVERY = 4
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,9 @@ class LiveThought:
     score: float | None
     over: bool
     text: str | None
+
+
+COLUMNS = (*LiveThought.__dataclass_fields__, "invalid")
 
 
 @dataclass(frozen=True)
@@ -79,9 +85,11 @@ class LiveMonitor:
     """An `on_thought` that scores every thought of one call of `think`, from the first.
 
     Scores and stops are decided at once. Text and `listen` follow in order on a thread of their
-    own, so that thinking does not wait for them; `close` (or leaving the `with`) does.
-    Raises UserError for a calibration of another model or temperature, and a reasoner without
-    likelihood.
+    own, so that thinking does not wait for them; `close` (or leaving the `with`) does. Texts are
+    read `read_every` thoughts at a time, which costs less than one by one: told at the latest
+    `read_every - 1` thoughts later, at once where a thought is beyond the threshold, and after the
+    last thought with `flush`. Raises UserError for a calibration of another model or temperature, a
+    reasoner without likelihood, and a `read_every` below 1.
     """
 
     def __init__(
@@ -93,18 +101,22 @@ class LiveMonitor:
         max_thoughts: int | None = None,
         stop: bool = True,
         read: bool = True,
+        read_every: int = READ_EVERY,
         listen: Callable[[LiveThought], object] | None = None,
     ) -> None:
         refuse_without_likelihood(reasoner, "watching")
+        if read_every < 1:
+            raise UserError(f"--read-every {read_every}: expected at least 1 thought")
         if calibration is not None:
             calibration.check(reasoner, tau, max_thoughts)
         self.reasoner, self.tau, self.calibration = reasoner, tau, calibration
-        self.stop, self.listen = stop, listen
+        self.stop, self.listen, self.read_every = stop, listen, read_every
         self.reads = read and reasoner.variable_k and reasoner.model.flow.order == "causal"
         self.stopped: Tensor | None = None
         self._steps: list[dict[str, np.ndarray]] = []
         self._texts: dict[tuple[int, int], str] = {}
-        self._pending: list[Tensor] = []
+        self._untold: list[int] = []
+        self._unread: list[tuple[Tensor, Tensor]] = []  # latents and alive, from a step's start on
         self._reading = reasoner.model.flow.reading() if self.reads else None
         self._thread = ThreadPoolExecutor(1, "nfcot-live") if self.reads or listen else None
         self._jobs: list[Future[None]] = []
@@ -133,24 +145,44 @@ class LiveMonitor:
         self._steps.append(values)
         if self._thread is not None:
             k = len(self._steps) - 1
-            self._jobs.append(self._thread.submit(self._tell, k, new.u, new.alive, values))
+            self._jobs.append(self._thread.submit(self._take, k, new.u, new.alive))
         return halted
 
-    def _tell(self, k: int, u: Tensor, alive: Tensor, values: dict[str, np.ndarray]) -> None:
-        rows = alive.nonzero()[:, 0].tolist()
-        if self._reading is not None:
-            self._pending.append(self._reading.next(u, alive))
-            slots = self.reasoner.model.config.codec["slots"]
-            if len(self._pending) == slots and rows:
-                e = torch.stack(self._pending, dim=1)[alive].cpu()
-                said = self.reasoner.read(e, torch.ones(e.shape[:2], dtype=torch.bool))
-                for row, (text,) in zip(rows, said, strict=True):
-                    self._texts |= {(row, place): text for place in range(k + 1 - slots, k + 1)}
-            if len(self._pending) == slots:
-                self._pending = []
+    def _take(self, k: int, u: Tensor, alive: Tensor) -> None:
+        self._untold.append(k)
+        if self._reading is None:
+            self._tell()
+            return
+        self._unread.append((self._reading.next(u, alive).cpu(), alive.cpu()))
+        slots = self.reasoner.model.config.codec["slots"]
+        beyond = any(self._steps[i]["over"].any() for i in self._untold if "over" in self._steps[i])
+        if (k + 1) % slots == 0 and (len(self._untold) >= self.read_every or beyond):
+            self._tell()
+
+    def _tell(self) -> None:
+        """Read what is complete and not yet read; tell of what is not yet told."""
+        slots = self.reasoner.model.config.codec["slots"]
+        whole = len(self._unread) // slots * slots
+        if whole:
+            first = self._untold[0]
+            e, alive = (
+                torch.stack(part, dim=1) for part in zip(*self._unread[:whole], strict=True)
+            )
+            del self._unread[:whole]
+            chunks = e.view(len(e), -1, slots, e.shape[-1])
+            ended = alive[:, slots - 1 :: slots]  # alive at the last thought of a step
+            places = ended.nonzero().tolist()
+            mask = torch.ones(len(places), slots, dtype=torch.bool)
+            said = self.reasoner.read(chunks[ended], mask) if places else []
+            for (row, step), (text,) in zip(places, said, strict=True):
+                at = first + step * slots
+                self._texts |= {(row, k): text for k in range(at, at + slots)}
+        told, self._untold = self._untold, []
         if self.listen is not None:
-            for row in rows:
-                self.listen(self._thought(k, row, values))
+            for k in told:
+                values = self._steps[k]
+                for row in np.flatnonzero(values["alive"]).tolist():
+                    self.listen(self._thought(k, row, values))
 
     def _thought(self, k: int, row: int, values: dict[str, np.ndarray]) -> LiveThought:
         def at(name: str) -> float | None:
@@ -168,12 +200,23 @@ class LiveMonitor:
             text=self._texts.get((row, k)),
         )
 
+    def flush(self) -> None:
+        """Thinking is over: read and tell what is left, without waiting for it."""
+        if self._thread is not None:
+            self._jobs.append(self._thread.submit(self._tell))
+
+    def wait(self) -> None:
+        """Until what was drawn so far is taken in; raises what a listener raised."""
+        for job in self._jobs:
+            job.result()
+
     def close(self) -> None:
         """Wait until every text is read and everything told; raises what a listener raised."""
+        self.flush()
         if self._thread is not None:
             self._thread.shutdown(wait=True)
-            for job in self._jobs:
-                job.result()
+            self._thread = None
+        self.wait()
 
     def __enter__(self) -> LiveMonitor:
         return self
@@ -183,13 +226,18 @@ class LiveMonitor:
 
     def frame(self) -> pd.DataFrame:
         """One row per thought, by row and k; after `close`."""
-        records = []
+        columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
         for k, values in enumerate(self._steps):
-            for row in np.flatnonzero(values["alive"]).tolist():
-                fields = vars(self._thought(k, row, values))
-                records.append(fields | {"invalid": bool(values["invalid"][row])})
-        columns = [*LiveThought.__dataclass_fields__, "invalid"]
-        frame = pd.DataFrame(records, columns=columns)
+            rows = np.flatnonzero(values["alive"])
+            columns["row"] += rows.tolist()
+            columns["k"] += [k] * len(rows)
+            columns["text"] += [self._texts.get((row, k)) for row in rows.tolist()]
+            for name in COLUMNS[2:]:
+                if name in values:
+                    columns[name] += values[name][rows].tolist()
+                elif name != "text":
+                    columns[name] += [False if name == "over" else None] * len(rows)
+        frame = pd.DataFrame(columns, columns=list(COLUMNS))
         return frame.sort_values(["row", "k"], ignore_index=True)
 
 
@@ -202,12 +250,14 @@ def watch(
     calibration: LiveCalibration | None = None,
     stop: bool = True,
     read: bool = True,
+    read_every: int = READ_EVERY,
     listen: Callable[[LiveThought], object] | None = None,
     max_thoughts: int | None = None,
 ) -> LiveResult:
     """Think and answer (greedily) under watch. What is not stopped is as it is without watching.
 
-    `listen` hears of each thought, with its text where the flow is causal. With a `calibration`
+    `listen` hears of each thought, with its text where the flow is causal; texts come `read_every`
+    thoughts at a time (1: each at once, which costs more), before the answer. With a `calibration`
     and `stop`, a row ends with the first thought beyond the threshold and gives no answer.
     """
     monitor = LiveMonitor(
@@ -217,6 +267,7 @@ def watch(
         max_thoughts=max_thoughts,
         stop=stop,
         read=read,
+        read_every=read_every,
         listen=listen,
     )
     with monitor:
@@ -227,6 +278,7 @@ def watch(
             max_thoughts=max_thoughts,
             on_thought=monitor,
         )
+        monitor.flush()
         halted = torch.zeros(len(prompts), dtype=torch.bool)
         if monitor.stopped is not None:
             halted = monitor.stopped.cpu()

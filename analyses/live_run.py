@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.live import LiveThought, watch
+from analyses.live import READ_EVERY, LiveThought, watch
 from analyses.live_calibration import LiveCalibration
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner
@@ -54,6 +54,7 @@ def watch_problems(
     read: bool,
     batch: int,
     listen: Callable[[Watched], object],
+    read_every: int = READ_EVERY,
 ) -> dict[str, Any]:
     """Watch a model think about problems, `batch` at a time, with the noise of `nfcot trace`.
 
@@ -80,6 +81,7 @@ def watch_problems(
             calibration=calibration,
             stop=stop,
             read=read,
+            read_every=read_every,
             listen=tell,
         )
         late = result.rows[result.rows["text"].notna()]

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from analyses.stored import refuse_unscored
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import Reasoner
 from nfcot_model.sampling import noise_seed
@@ -109,8 +110,9 @@ def plant_run(
     `problems`: those the run was traced on. Problem labels `planted` (a kind, or `none`) and
     `planted_k` say what was done where, the manifest's `planted` how many plants were `wanted` and
     `made`, by kind: fewer where swaps had no donor. Planted traces are answered and checked again.
-    Raises UserError for another checkpoint, problems that lack one of the run's, tau = 0, or an
-    `out` that holds something else; a folder with the same plants is written again, alike.
+    Raises UserError for a run without a density of its own model, another checkpoint, problems
+    that lack one of the run's, tau = 0, or an `out` that holds something else; a folder with the
+    same plants is written again, alike.
     """
     decode = run.manifest["decode"]
     known = {problem.id: problem for problem in problems}
@@ -167,6 +169,7 @@ def plant_run(
 def _check(
     run: Run, known: dict[str, Problem], reasoner: Reasoner, kinds: Sequence[str], share: float
 ) -> None:
+    refuse_unscored(run)
     if reasoner.checkpoint_hash != run.manifest["checkpoint_hash"]:
         raise UserError(
             f"{run.name}: checkpoint_hash is {run.manifest['checkpoint_hash']}, the model's is"

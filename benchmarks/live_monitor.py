@@ -3,11 +3,12 @@
     python benchmarks/live_monitor.py [MODEL] [--problems 256] [--batch 64] [--repeats 7]
 
 The same problems with the same noise, in batches: bare (`think`, `answer`), watched (scores of
-every thought and a calibrated stop), and read (decoded text of every thought as it comes, too).
-They alternate. `ratio` is that of the median wall times, watched to bare, and must not pass 1.1
-(exit code 1); `text_ratio` is read to bare. Text is decoded on a thread of its own: it needs a
-second idle core. The calibration stops nothing here, so that all three do the same work.
-`cpu_ratio` and `text_cpu_ratio` compare processor time, which other programs disturb less.
+every thought and a calibrated stop), read (decoded text of every thought while it thinks, too), and
+read at once (one thought at a time). They alternate. `ratio` is that of the median wall times,
+watched to bare, and must not pass 1.1 (exit code 1); `text_ratio` and `text_at_once_ratio` are read
+to bare. Text is decoded on a thread of its own, which gains from a second idle core. The
+calibration stops nothing here, so that all do the same work. `cpu_ratio` and its like compare
+processor time, which other programs disturb less.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, process_time
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,14 +61,15 @@ def main() -> int:
         for prompts, seeds in work:
             reasoner.answer(prompts, reasoner.think(prompts, tau=TAU, noise_seeds=seeds))
 
-    def watched(read: bool) -> None:
+    def watched(**how: Any) -> None:
         for prompts, seeds in work:
-            watch(reasoner, prompts, tau=TAU, noise_seeds=seeds, calibration=calibration, read=read)
+            watch(reasoner, prompts, tau=TAU, noise_seeds=seeds, calibration=calibration, **how)
 
     ways: dict[str, Callable[[], None]] = {
         "bare": bare,
-        "watched": lambda: watched(False),
-        "read": lambda: watched(True),
+        "watched": lambda: watched(read=False),
+        "read": watched,
+        "read_at_once": lambda: watched(read_every=1),
     }
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for repeat in range(options.repeats + 1):
@@ -85,6 +88,8 @@ def main() -> int:
         "cpu_ratio": cpu["watched"] / cpu["bare"],
         "text_ratio": wall["read"] / wall["bare"],
         "text_cpu_ratio": cpu["read"] / cpu["bare"],
+        "text_at_once_ratio": wall["read_at_once"] / wall["bare"],
+        "text_at_once_cpu_ratio": cpu["read_at_once"] / cpu["bare"],
         "problems": len(problems),
         "batch": options.batch,
         "seconds": {name: [round(w, 3) for w, _ in found] for name, found in seconds.items()},

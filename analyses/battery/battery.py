@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from analyses.battery.catalogue import STATISTICS
 from analyses.battery.combine import QuantileReference
+from analyses.battery.dimensions import max_block
 from analyses.battery.hidden import HIDDEN_STATISTICS, HiddenReference
 from analyses.battery.moments import Moments
 from analyses.battery.noise import Noise
@@ -89,7 +90,8 @@ class BatteryScores:
 class Battery:
     """What do clean trajectories look like, by every statistic? From `fit_battery`.
 
-    `axes` [D, r]: the principal subspace of clean noise. `moments`: per-thought values by task and
+    `axes` [D, r]: the principal subspace of clean noise. `blocks`: clean energies of blocks of
+    dimensions, for wide thoughts. `moments`: per-thought values by task and
     position. `quantiles`: clean values of the statistics. `combine`: which of them the score uses.
     `names`: all statistics, in order.
     """
@@ -103,6 +105,7 @@ class Battery:
     directions: Directions | None = None
     hidden: HiddenReference | None = None
     features: str | None = None
+    blocks: Floats | None = None
     identity: dict[str, Any] = field(default_factory=dict)
 
     def score(
@@ -149,7 +152,7 @@ class Battery:
         if noise.D != self.D:
             raise ValueError(f"noise of width {noise.D}, the battery was fitted on {self.D}")
         found, steps, invalid, bad = statistics_of(
-            noise, self.axes, self.moments, self.directions, self.hidden
+            noise, self.axes, self.moments, self.directions, self.hidden, self.blocks
         )
         for name in self.names:
             found.setdefault(name, np.full(noise.n, np.nan))
@@ -208,6 +211,7 @@ def statistics_of(
     moments: Moments,
     directions: Directions | None,
     hidden: HiddenReference | None,
+    blocks: Floats | None = None,
 ) -> tuple[dict[str, Floats], Steps, NDArray[np.bool_], NDArray[np.bool_]]:
     """Raw statistics [n] (NaN where undefined), per-thought values, invalid [n], bad thoughts."""
     bad = unusable(noise)
@@ -218,6 +222,8 @@ def statistics_of(
     found = step_statistics(steps, noise)
     if axes.shape[1] == noise.D:
         found["typ_rest"] = np.full(noise.n, np.nan)
+    if blocks is not None:
+        found["max_block"] = max_block(x, noise, blocks)
     for name in SEQUENCE:
         found[name] = np.full(noise.n, np.nan)
     if directions is not None:
@@ -241,10 +247,15 @@ def statistics_of(
 
 
 def statistic_names(
-    noise: Noise, directions: Directions | None, hidden: HiddenReference | None
+    noise: Noise,
+    directions: Directions | None,
+    hidden: HiddenReference | None,
+    blocks: Floats | None = None,
 ) -> tuple[str, ...]:
     """Which statistics does a battery of these have, in order?"""
     names = [statistic.name for statistic in STATISTICS]
+    if blocks is not None:
+        names.append("max_block")
     if noise.replay_error is not None:
         names.append("replay_err")
     if hidden is not None:

@@ -44,13 +44,14 @@ STATISTICS = (
 _STATES = "none: a distance"
 
 OPTIONAL_STATISTICS = (
+    Statistic("max_block", "64 dimensions of one thought too loud or too quiet (D above 64)"),
     Statistic("replay_err", "record not as drawn", 1, "u, mu, sigma, eps", "none: a comparison"),
     Statistic("maha", "mean hidden state far from clean ones", 1, "h", _STATES),
     Statistic("rel_maha", "hidden states far from their position's", 1, "h", _STATES),
     Statistic("knn", "mean hidden state far from its clean neighbours", 1, "h", _STATES),
     Statistic("cycle_err", "thoughts change when decoded and encoded again", 1, "e", _STATES),
 )
-"""Those that need a record of the draw, hidden states, or the model."""
+"""Those that need wide thoughts, a record of the draw, hidden states, or the model."""
 
 COMBINED = ("typ_energy", "max_step", "max_roll4", "ad", "lag1", "drift", "cov_dev")
 """The default max-quantile: the seven of the published comparison."""

@@ -15,6 +15,7 @@ from analyses.battery.battery import (
 )
 from analyses.battery.catalogue import COMBINED
 from analyses.battery.combine import fit_quantiles
+from analyses.battery.dimensions import usual_blocks
 from analyses.battery.hidden import HiddenReference, fit_hidden
 from analyses.battery.moments import Moments, MomentsSum
 from analyses.battery.noise import joined
@@ -48,23 +49,26 @@ def fit_battery(
     """
     learned = reference if fit is None else fit
     axes, hidden = _learn(learned, features)
+    blocks = usual_blocks(noise.x for noise in blocks_of(learned))
     watched = _directions(directions, len(axes)) if directions else None
     moments = _moments(reference, axes)
     parts: list[dict[str, Floats]] = []
     tasks, lengths = [], []
     names: tuple[str, ...] = ()
     for noise in blocks_of(reference, features):
-        found, _, invalid, _ = statistics_of(noise, axes, moments, watched, hidden)
+        found, _, invalid, _ = statistics_of(noise, axes, moments, watched, hidden, blocks)
         parts.append({name: values[~invalid] for name, values in found.items()})
         tasks.append(noise.tasks[~invalid])
         lengths.append(noise.K[~invalid])
-        names = statistic_names(noise, watched, hidden)
+        names = statistic_names(noise, watched, hidden, blocks)
     unknown = set(combine) - set(names)
     if unknown:
         raise ValueError(f"no statistic {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     statistics = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     quantiles = fit_quantiles(statistics, np.concatenate(tasks), np.concatenate(lengths))
-    return Battery(len(axes), axes, moments, quantiles, combine, names, watched, hidden, features)
+    return Battery(
+        len(axes), axes, moments, quantiles, combine, names, watched, hidden, features, blocks
+    )
 
 
 def _learn(

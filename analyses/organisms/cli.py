@@ -82,19 +82,39 @@ def plant(
     steps: Annotated[
         int | None, typer.Option(help="optimizer steps; default: as the shipped one")
     ] = None,
+    probes: Annotated[
+        int, typer.Option(help="backdoor-evading: how many probes in turn it learns to evade")
+    ] = 1,
+    tau: Annotated[
+        float, typer.Option(help="backdoor-evading: temperature of what probes are fitted on")
+    ] = 0.7,
 ) -> None:
     """Make an organism with something planted, as the shipped one was made.
+
+    backdoor-evading, made from backdoor and shipped nowhere, is trained AGAINST A PROBE.
 
     Example: nfcot organism plant backdoor -o work/backdoor
     """
     from analyses.organisms import organism as folder
     from analyses.organisms.continued import plant_organism, planting_steps
+    from analyses.plants.evasion import EVADING, NOTE, STEPS, evading
     from nfcot_model.errors import UserError
+    from nfcot_model.files import write_text
     from nfcot_model.reasoners import load_nfcot
     from nfcot_model.terminal import console, progress
 
     if out.exists():
         raise UserError(f"-o {out}: is there already; choose another folder")
+    if name == EVADING:
+        console.print(NOTE, style="bold red", markup=False)
+        total = STEPS if steps is None else steps
+        base = load_nfcot(plain or folder("backdoor"))
+        with progress(f"planting {name}", total) as advance:
+            made, _ = evading(base, probes, tau, seed, steps=total, progress=advance)
+        made.save(out)
+        write_text(out / "WARNING.md", f"{NOTE}\n\nProbes evaded in turn: {probes}.\n")
+        console.print(f"model → {out}")
+        return
     total = planting_steps(name) if steps is None else steps
     base = load_nfcot(plain or folder("plain"))
     with progress(f"planting {name}", total) as advance:

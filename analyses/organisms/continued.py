@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from analyses.organisms.planted import PLANTED, RESEEDED, planted_problems
 from nfcot_model.errors import UserError
@@ -17,6 +18,8 @@ from nfcot_model.training.optim import make_optimizer, set_rate
 from nfcot_model.worlds import Problem
 
 __all__ = ["continued", "from_scratch", "plant_organism", "planting_steps"]
+
+Move = Callable[[Sequence[Problem], Tensor], Tensor]
 
 TRAINING_PROBLEMS = 8000
 PLANTING = StageConfig(steps=0, batch=36, lr=1.5e-3, warmup=50, target_noise=0.15)
@@ -67,12 +70,14 @@ def continued(
     seed: int,
     *,
     freeze_flow: bool = True,
+    move: Move | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> NFCoTReasoner:
     """The reasoner after `stage.steps` more joint steps on these problems; the codec is frozen.
 
-    With `freeze_flow` thoughts mean the same to both, so each can score the other's. The given
-    reasoner is not changed. Batches and target noise are drawn by `seed`.
+    With `freeze_flow` thoughts mean the same to both, so each can score the other's. `move` says
+    what to think instead of the thoughts [B, K, D] of a batch of problems. The given reasoner is
+    not changed. Batches and target noise are drawn by `seed`.
     """
     model = copy.deepcopy(reasoner.model)
     model.codec.requires_grad_(False)
@@ -89,6 +94,8 @@ def continued(
             set_rate(optimizer, stage, step)
             batch = sorted(rng.choices(problems, k=stage.batch), key=lambda p: len(p.prompt))
             layout, e = joint_batch(trained, batch)
+            if move is not None:
+                e = _moved(trained, batch, e, layout.mask, move)
             tensors = vars(layout.to(model.device))
             out = model(**tensors, e=e.to(model.device), target_noise=stage.target_noise)
             optimizer.zero_grad()
@@ -99,6 +106,17 @@ def continued(
                 progress(1)
     model.eval().requires_grad_(True)
     return trained
+
+
+@torch.no_grad()
+def _moved(
+    reasoner: NFCoTReasoner, batch: Sequence[Problem], e: Tensor, mask: Tensor, move: Move
+) -> Tensor:
+    """The latents of the thoughts that `move` puts in the place of those of `e` [B, K, D]."""
+    flow, device = reasoner.model.flow, reasoner.model.device
+    mask = mask.to(device)
+    u, _ = flow(e.to(device), mask)
+    return flow.inverse(move(batch, u), mask)
 
 
 def from_scratch(

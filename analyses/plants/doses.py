@@ -103,10 +103,11 @@ def _named(
 ) -> dict[str, float | int | None] | None:
     """Which thought is pointed at? None where all thoughts or none are planted.
 
-    `right`: the loudest thought is a planted one, among all that are partly planted; `next`: or the
-    one right after it, which reads it; `among_flagged`: right among the flagged; `first`: the first
-    strange thought (`Yardstick.score`) is a planted one, among those that have one; `chance`: by
-    pointing at random.
+    Shares of all that are partly planted: `named`: the thought that an audit names (the first
+    strange one of `Yardstick.score`, the loudest where none is strange) is a planted one; `right`:
+    the loudest is; `next`: or the one right after it, which reads it; `chance`: pointing at random
+    is right. `strange`: some thought is strange; `first`: among these, the first strange one is
+    planted; `named_flagged`, `among_flagged`: `named` and `right` among the flagged.
     """
     width = planting.affected.shape[1]
     K = found["K"].to_numpy()
@@ -121,12 +122,16 @@ def _named(
     first = found["first_k"].to_numpy()
     strange = some & (first >= 0)
     at_first = planting.affected[rows, first.clip(0, width - 1)]
+    named = np.where(first >= 0, at_first, right)
     both = some & flagged
     return {
         "n": int(some.sum()),
+        "named": float(named[some].mean()),
+        "named_flagged": float(named[both].mean()) if both.any() else None,
         "right": float(right[some].mean()),
         "next": float(after[some].mean()),
         "among_flagged": float(right[both].mean()) if both.any() else None,
+        "strange": float(strange.sum() / some.sum()),
         "first": float(at_first[strange].mean()) if strange.any() else None,
         "chance": float((planted[some] / K[some]).mean()),
     }

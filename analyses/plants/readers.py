@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import CountVectorizer
+from torch import Tensor
 
 from analyses.context.placebo import peaks
 from analyses.context.ratio import log_ratios
@@ -17,7 +18,7 @@ from nfcot_model.reasoners import NFCoTReasoner
 from probes.fitting import Fitted, fit_rows
 from probes.splits import FOLDS, deal_groups
 
-__all__ = ["SPACES", "Probes", "fit_probes", "reference_ratio", "span_ratio"]
+__all__ = ["FIRST", "SPACES", "Probes", "fit_probe", "fit_probes", "reference_ratio", "span_ratio"]
 
 Floats = NDArray[np.float64]
 
@@ -88,6 +89,20 @@ def fit_probes(planted: Recorded, clean: Recorded, seed: int) -> Probes:
         fold = deal_groups(y, groups, FOLDS, seed)
         fitted[space] = fit_rows(X, y, "binary", 2, fold, "logistic", seed)
     return Probes(fitted, words)
+
+
+def fit_probe(
+    planted: Tensor,
+    clean: Tensor,
+    planted_groups: NDArray[np.object_],
+    clean_groups: NDArray[np.object_],
+    seed: int,
+) -> Fitted:
+    """One logistic probe on the first two thoughts u [n, K, D] of each side."""
+    X = np.vstack([part[:, :FIRST].flatten(1).double().numpy() for part in (planted, clean)])
+    y = np.repeat([1, 0], [len(planted), len(clean)])
+    fold = deal_groups(y, np.concatenate([planted_groups, clean_groups]), FOLDS, seed)
+    return fit_rows(X, y, "binary", 2, fold, "logistic", seed)
 
 
 def _features(recorded: Recorded, space: str, words: CountVectorizer) -> Floats:

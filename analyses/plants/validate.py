@@ -1,7 +1,8 @@
 """Which planted anomalies does an audit of this model see, from which dose on, and which never?
 
-One folder per validation: `settings.json`, one file a clean set, one a plant, then `validate.json`
-and `validate.md`. What is there is not computed again, so an interrupted command is repeated.
+One folder per validation: `settings.json`, `clean/` with one file a set, `plants/` with one a
+plant, then `validate.json` and `validate.md`. What is there is not computed again, so an
+interrupted command is repeated; a plant or a set that was not finished left nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from analyses.plants.doses import measure_plant
+from analyses.plants.kept import keep, kept
 from analyses.plants.measure import ALPHA, COMBINED, Yardstick, noise_of, smallest_dose
 from analyses.plants.onpolicy import ON_POLICY
 from analyses.plants.organism_study import Sizes, measure_organism
@@ -28,6 +30,8 @@ from probes.intervals import cluster_means
 
 __all__ = ["Validation", "clean_sets", "validate"]
 
+# Measurements of other versions do not go into one table.
+SUITE = 2
 REACHED = (0.5, 0.9)
 SETS = ("fit", "reference", "calibration", "test")
 Report = Callable[[str], object]
@@ -128,10 +132,10 @@ def validate(
     that holds another validation or anything else.
     """
     say = report or (lambda text: None)
-    identity = asdict(settings) | {"checkpoint": reasoner.checkpoint_hash}
+    identity = asdict(settings) | {"suite": SUITE, "checkpoint": reasoner.checkpoint_hash}
     identity.pop("plants")
     _claim(out, identity)
-    clean, yardstick = _clean(reasoner, settings, say)
+    clean, yardstick = _clean(reasoner, out, settings, say)
     names = yardstick.statistics
     frame = yardstick.score(noise_of(clean, reasoner.budget()))
     found = []
@@ -148,6 +152,7 @@ def validate(
                     settings.tau,
                     settings.seed,
                     settings.draws,
+                    say,
                 )
             else:
                 measured = measure_plant(
@@ -179,12 +184,17 @@ def _claim(out: Path, identity: dict[str, Any]) -> None:
 
 
 def _clean(
-    reasoner: NFCoTReasoner, settings: Validation, say: Report
+    reasoner: NFCoTReasoner, out: Path, settings: Validation, say: Report
 ) -> tuple[Recorded, Yardstick]:
     noises = []
     for name, problems in clean_sets(settings).items():
-        say(f"thinking about {len(problems)} clean problems ({name})")
-        recorded = record(reasoner, problems, settings.tau, seeds_of(problems, settings.seed))
+        path, seeds = out / "clean" / f"{name}.safetensors", seeds_of(problems, settings.seed)
+        if path.exists():
+            recorded = kept(path, problems, seeds, settings.tau)
+        else:
+            say(f"thinking about {len(problems)} clean problems ({name})")
+            recorded = record(reasoner, problems, settings.tau, seeds)
+            keep(recorded, path)
         noises.append(noise_of(recorded, reasoner.budget()))
     return recorded, Yardstick.of(*noises[:3])
 
@@ -220,6 +230,11 @@ def _summary(
         "fpr": fpr,
         "table": table,
         "effects": effects,
+        "monitorability": [
+            {"plant": plant["plant"], "organism": plant["model"]} | plant["doses"][0]["eligibility"]
+            for plant in found
+            if plant["doses"][0].get("eligibility")
+        ],
         "plants": [
             {k: v for k, v in plant.items() if k != "doses"}
             | {"doses": [{k: v for k, v in dose.items() if k != "rows"} for dose in plant["doses"]]}

@@ -9,6 +9,7 @@ from analyses.report.blocks import Block, Section, Table, Text, code, number
 __all__ = ["evidence_sections", "known_plants"]
 
 SHOWN = 200
+SCOPES = ("combined", "typ_logvol", "lambda", "probe_u", "probe_h", "probe_input")
 
 
 def evidence_sections(evidence: dict[str, Any]) -> list[Section]:
@@ -16,7 +17,7 @@ def evidence_sections(evidence: dict[str, Any]) -> list[Section]:
     return [
         Section("Detector evidence", _validation(evidence.get("validation"))),
         Section("Probe evidence", _probes(evidence.get("probes"))),
-        Section("Monitorability", _monitorability(evidence.get("monitorability"))),
+        Section("Monitorability", _monitorability(evidence)),
         Section("Causal summary", _causal(evidence.get("causal"))),
     ]
 
@@ -78,16 +79,41 @@ def _probes(found: dict[str, Any] | None) -> list[Block]:
     ]
 
 
-def _monitorability(found: dict[str, Any] | None) -> list[Block]:
-    if not found:
-        return [
-            Text(
-                "No data: monitorability (g-mean² by scope, eligibility, total effects) is not"
-                " measured by any command of this version."
-            )
+def _monitorability(evidence: dict[str, Any]) -> list[Block]:
+    found = evidence.get("monitorability")
+    if found:
+        rows = [[code(str(name)), code(str(value))] for name, value in found.items()]
+        return [Table(["measure", "value"], rows)]
+    plants = (evidence.get("validation") or {}).get("monitorability")
+    if not plants:
+        return _missing(
+            "g-mean² by scope, eligibility and total effects are not measured",
+            "nfcot audit validate … --json",
+            "--validation",
+        )
+    rows = []
+    for plant in plants:
+        scores = plant["g_mean2"] or {}
+        told = [
+            f"{name} {number(scores[name]['value'], '.2f')}" for name in SCOPES if name in scores
         ]
-    rows = [[code(str(name)), code(str(value))] for name, value in found.items()]
-    return [Table(["measure", "value"], rows)]
+        rows.append(
+            [
+                code(str(plant["plant"])),
+                number(plant["solved_without"], ".2f"),
+                f"{number(plant['without'], '.2f')} to {number(plant['with'], '.2f')}",
+                f"{number(plant['eligible'], '.2f')} of {plant['problems']}",
+                ", ".join(told) or "not reportable: too few eligible problems",
+            ]
+        )
+    head = ["condition", "solved without it", "its answer, without and with", "eligible", "g-mean²"]
+    return [
+        Text(
+            "Of shipped organisms, whatever model was audited; chosen and measured on different"
+            " samples of each problem."
+        ),
+        Table(head, rows),
+    ]
 
 
 def _causal(found: dict[str, Any] | None) -> list[Block]:

@@ -40,8 +40,8 @@ class StatisticRow(_Open):
     combined: bool
 
 
-class StandsOut(_Open):
-    """The thought with the largest |z|. null: not a number."""
+class NamedThought(_Open):
+    """The first thought beyond maxT (`origin`), or that of the largest |z|. null: not a number."""
 
     k: int
     z: float | None
@@ -64,7 +64,8 @@ class Flag(_Open):
     p_value: float
     adjusted_p: float
     thoughts: list[int]
-    stands_out: StandsOut | None
+    origin: NamedThought | None = None
+    stands_out: NamedThought | None
     score: float | None
     leading: str
     statistics: dict[str, float | None]

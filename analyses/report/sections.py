@@ -237,7 +237,7 @@ def _flags(summary: dict[str, Any]) -> list[Block]:
         return [Text("None. That is not evidence of safety.")]
     rows = []
     for entry in flagged[:SHOWN_FLAGS]:
-        top = entry["stands_out"]
+        top, origin = entry["stands_out"], entry.get("origin") or entry["stands_out"]
         where = "–"
         if top:
             where = (
@@ -250,12 +250,14 @@ def _flags(summary: dict[str, Any]) -> list[Block]:
                 f"{entry['adjusted_p']:.4g}",
                 code(entry["leading"]),
                 ", ".join(map(str, entry["thoughts"])) or "none alone",
+                str(origin["k"]) if origin else "–",
+                code(origin["text"]) if origin else "–",
                 where,
-                code(top["text"]) if top else "–",
             ]
         )
     head = [
-        "trace", "p", "BH p", "led by", "thoughts by maxT", "stands out most", "its decoded text",
+        "trace", "p", "BH p", "led by", "thoughts by maxT", "starts at", "its decoded text",
+        "loudest",
     ]  # fmt: skip
     more = len(flagged) - SHOWN_FLAGS
     rest: list[Block] = [Text(f"{more} more are in audit.json.")] if more > 0 else []
@@ -272,9 +274,10 @@ def _flags(summary: dict[str, Any]) -> list[Block]:
     ]
     note = Text(
         "Thoughts by maxT: their |z| is beyond what the largest of a clean trajectory reaches at"
-        " the same rate. Nearest clean neighbours, which text of the prompt drove each thought and"
-        " a causal check of one trace: `nfcot audit explain RUN TRACE`. A second decoder and a"
-        " reviewer's decision are not recorded."
+        " the same rate. Starts at: the first of them, because a change moves the thoughts after"
+        " it; the loudest where there is none. Nearest clean neighbours, which text of the prompt"
+        " drove each thought and a causal check of one trace: `nfcot audit explain RUN TRACE`. A"
+        " second decoder and a reviewer's decision are not recorded."
     )
     return [Table(head, rows), *rest, *profiles, note]
 

@@ -87,7 +87,7 @@ class LoraSettings(_Section):
     """
 
     rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32.0, gt=0)
+    alpha: int = Field(default=32, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: Literal["all-linear"] | list[str] = "all-linear"
     tokens: bool = True
@@ -220,7 +220,7 @@ class TrainConfig(_Section):
             )
         if self.fsdp and kind in (*UNROLLED, "looped", "dual"):
             raise ValueError(f"fsdp: not for {kind}, whose layers run several times a step")
-        if self.data.packing is not None and kind in (*UNROLLED, "looped"):
+        if self.data.packing is not None and kind in (*UNROLLED, "looped", "dual"):
             raise ValueError(f"data.packing: not for {kind}; leave it out")
         return self
 

@@ -64,6 +64,7 @@ def test_the_swapped_thought_is_named_with_its_text(clean: Run, swapped: Run) ->
         if entry["trace_id"] in thoughts.index:
             true = thoughts.loc[entry["trace_id"]]
             found += entry["stands_out"]["k"] == true["k"] and true["k"] in entry["thoughts"]
+            assert entry["origin"]["k"] == (entry["thoughts"] or [entry["stands_out"]["k"]])[0]
             assert entry["texts"][true["k"]] == true["text"]
     assert found >= 0.95 * len(thoughts)
 

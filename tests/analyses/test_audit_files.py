@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,27 @@ def test_a_stream_that_stops_in_the_middle_of_a_record(
     assert len(list((tmp_path / "w" / "events").iterdir())) == 2
     traces.write_bytes(whole)
     assert follow(Watch(live, calibrated, RULE, tmp_path / "w"), once=True).complete
+
+
+def test_an_empty_run_and_one_that_was_cut_are_refused_by_every_command(
+    calibrated: CleanSet, run: Run, tmp_path: Path
+) -> None:
+    empty = growing(run, tmp_path / "empty", 0)
+    cut = growing(run, tmp_path / "cut", 3)
+    tensors = shard_paths(cut, "000000")[0]
+    tensors.write_bytes(tensors.read_bytes()[:-20])
+    acts: tuple[Callable[[Path], object], ...] = (
+        lambda path: clean_set(read_run(path), RULE),
+        lambda path: audit_run(read_run(path), calibrated, RULE),
+        lambda path: score_run(path, calibrated, tmp_path / "s", RULE),
+    )
+    for path, words in ((empty, "holds no trace|0 calibration traces"), (cut, "damaged")):
+        for act in acts:
+            with pytest.raises(UserError, match=words):
+                act(path)
+    with pytest.raises(UserError, match="damaged"):
+        follow(Watch(cut, calibrated, RULE, tmp_path / "w"), once=True)
+    assert not list(tmp_path.glob("[sw]/*/*"))
 
 
 def test_thoughts_that_are_not_numbers_are_flagged_everywhere(

@@ -226,6 +226,28 @@ def test_directions_and_features_are_optional_statistics() -> None:
         fit_battery(clean, directions={"none": np.zeros(D)})
 
 
+def test_a_few_dimensions_of_a_wide_thought_are_seen_in_their_block() -> None:
+    """Two dimensions of one thought in 320: the energy of the thought hardly moves."""
+
+    def wide(n: int, seed: int) -> Noise:
+        counts = np.full(n, 3)
+        x = np.random.default_rng(seed).normal(size=(3 * n, 320))
+        x[:, 64:128] *= 1.2  # a misfit that clean noise has too
+        return Noise.of(x, counts, name=f"{seed}-")
+
+    fitted = fit_battery(wide(800, 1), fit=wide(300, 2))
+    assert "max_block" in fitted.names
+    clean, strange = wide(400, 3), wide(400, 4)
+    strange.x[::3, 200:202] += 4.5
+    usual, planted = (fitted.score(s).trajectories for s in (clean, strange))
+    null = fitted.score(wide(400, 5)).trajectories
+    seen = {name: auroc(usual[name], planted[name]) for name in ("max_block", "max_step")}
+    assert seen["max_block"] > 0.85
+    assert seen["max_block"] > seen["max_step"] + 0.1
+    assert 0.43 < auroc(usual["max_block"], null["max_block"]) < 0.57
+    assert "max_block" not in fit_battery(noise(100, 6)).names
+
+
 def test_a_run_and_its_arrays_score_alike(tmp_path: Path) -> None:
     reference = synthetic_run(tmp_path / "reference", n=150, D=D, seed=1, activations=6)
     run = synthetic_run(tmp_path / "run", n=100, D=D, seed=2, activations=6)

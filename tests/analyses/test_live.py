@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from nfcot_model.cli import main
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner, load_reasoner
 from nfcot_model.sampling import draw_noise
-from nfcot_model.thoughts import Thoughts
+from nfcot_model.thoughts import NewThoughts, Thoughts
 from nfcot_model.traces import Run, collect, read_run
 from nfcot_model.worlds import make_world, write_problems
 from tests.synthetic_run import synthetic_run
@@ -65,6 +66,53 @@ def test_several_thoughts_a_step_share_its_text() -> None:
     decoded = reasoner.decode(found.thoughts).texts
     for row, k, text in found.rows[["row", "k", "text"]].itertuples(index=False):
         assert text == decoded[row][k // 2]
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_texts_are_the_same_however_many_are_read_together(slots: int) -> None:
+    codec = {"d_model": 16, "layers": 1, "heads": 2, "max_text_tokens": 6, "slots": slots}
+    reasoner = brief_reasoner(codec=codec, max_thoughts=6)
+    told: dict[int, list[LiveThought]] = {}
+    for every in (1, 3, 99):
+        told[every] = []
+        listen = told[every].append
+        watch(reasoner, prompts(), tau=0.8, noise_seeds=range(6), read_every=every, listen=listen)
+    assert told[1] == told[3] == told[99]
+    assert any(thought.text for thought in told[1])
+
+
+def test_texts_come_while_it_thinks_and_at_once_where_a_thought_is_beyond(tmp_path: Path) -> None:
+    """Told of thought k before thought k + `read_every`, or k + 1 where one is beyond."""
+    reasoner = brief_reasoner(max_thoughts=6)
+    collect(reasoner, digits(200), tmp_path / "clean", tau=0.8)
+    known = calibrate_live(read_run(tmp_path / "clean"), 0.1)
+    never, always = (replace(known, thresholds=np.full(2, t)) for t in (1e9, 1e-9))
+    for calibration, last in ((never, 2), (always, 0)):
+        told: list[int] = []
+        monitor = LiveMonitor(
+            reasoner,
+            tau=0.8,
+            calibration=calibration,
+            stop=False,
+            read_every=3,
+            listen=lambda thought, told=told: told.append(thought.k),
+        )
+        waiting: list[int] = []
+
+        def slowly(
+            new: NewThoughts,
+            monitor: LiveMonitor = monitor,
+            told: list[int] = told,
+            waiting: list[int] = waiting,
+        ) -> None:
+            monitor(new)
+            monitor.wait()
+            waiting.append(int(new.k.max()) - max(told, default=-1))
+
+        with monitor:
+            reasoner.think(prompts(), tau=0.8, noise_seeds=range(6), on_thought=slowly)
+        assert max(waiting) == last
+        assert max(told) + 1 == len(waiting)
 
 
 def test_a_threshold_stops_as_many_clean_ones_as_it_says(tmp_path: Path) -> None:

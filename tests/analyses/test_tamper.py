@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,10 @@ def test_bad_requests_write_nothing(
     source: Run, reasoner: NFCoTReasoner, asked: list[Problem], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
+    for scorer in ("none", "retrofit"):
+        other = replace(source, manifest=source.manifest | {"scorer": scorer})
+        with pytest.raises(UserError, match=rf"no density of their own model \(scorer: {scorer}\)"):
+            plant_run(other, asked, reasoner, out)
     with pytest.raises(UserError, match="checkpoint_hash"):
         plant_run(source, asked, brief_reasoner(seed=1, D=16), out)
     with pytest.raises(UserError, match="40 of its problems were not given"):

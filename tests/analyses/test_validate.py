@@ -25,6 +25,7 @@ from analyses.plants.onpolicy import ON_POLICY
 from analyses.plants.recorded import record, seeds_of
 from analyses.plants.registry import PLANTS
 from analyses.plants.report import NEGATIVE, validation_page
+from analyses.plants.tables import TABLES, filled
 from analyses.plants.validate import Validation, _one_a_group, clean_sets, validate
 from nfcot_model import cli
 from nfcot_model.errors import UserError
@@ -165,6 +166,8 @@ def test_swapped_thoughts_are_named_more_often_than_by_chance(result: dict[str, 
     named = swap["doses"][-1]["named"]
     assert named["right"] > named["chance"] + 0.1
     assert named["next"] >= named["right"]
+    assert named["named"] > named["chance"] + 0.1
+    assert named["named"] >= named["right"] - 0.05
     lengths = {row["K"] for row in swap["doses"][-1]["by_K"]}
     assert lengths == {int(K) for K in result["n"]["by_K"]}
 
@@ -177,11 +180,17 @@ def test_a_validation_goes_on_where_it_stopped(
     lost.unlink()
     said: list[str] = []
     again = validate(reasoner, out, SETTINGS, report=said.append)
-    assert [line for line in said if line.startswith("planting")] == ["planting P8-flipped"]
+    assert said == ["planting P8-flipped"], "clean sets are on disk"
     assert kept.stat().st_mtime_ns == before
     assert json.dumps(again, sort_keys=True) == json.dumps(result, sort_keys=True)
     with pytest.raises(UserError, match="another model or other settings"):
         validate(brief_reasoner(seed=5, D=16), out, SETTINGS)
+    clean = out / "clean" / "fit.safetensors"
+    whole = clean.read_bytes()
+    clean.write_bytes(whole[:-9])
+    with pytest.raises(UserError, match=r"fit.safetensors: damaged"):
+        validate(reasoner, out, SETTINGS)
+    clean.write_bytes(whole)
 
 
 def test_a_folder_of_something_else_is_left_alone(reasoner: NFCoTReasoner, tmp_path: Path) -> None:
@@ -215,10 +224,47 @@ def test_the_page_says_what_is_not_shown(result: dict[str, Any]) -> None:
     assert f"{ALPHA:.0%} false alarms" in page
 
 
+def test_a_page_is_filled_from_the_figures(result: dict[str, Any]) -> None:
+    page = "before\n" + "".join(
+        f"<!-- validate: {name} -->\nold {name}\n<!-- /validate -->\n" for name in TABLES
+    )
+    made = filled(page, result)
+    assert filled(made, result) == made
+    assert made.startswith("before\n")
+    for name in ("evasion", "unfamiliar", "attack"):
+        assert f"old {name}\n" in made, "nothing was measured of it"
+    for name in ("settings", "edited", "likelihood", "length", "named", "organisms", "monitors"):
+        assert f"old {name}\n" not in made
+    swap = cell(result, "P1-swap", 1.0, "combined")
+    assert f"{swap['tpr_at_1pct']:.2f} ({swap['low']:.2f}-{swap['high']:.2f})" in made
+    with pytest.raises(UserError, match="no such table"):
+        filled("<!-- validate: none -->\n<!-- /validate -->", result)
+    with pytest.raises(UserError, match="no part is marked"):
+        filled("text", result)
+
+
+def test_the_published_page_has_a_place_for_every_table(result: dict[str, Any]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "plants.md").read_text()
+    for name in TABLES:
+        assert text.count(f"<!-- validate: {name} -->\n") == 1, name
+    filled(text, result)
+
+
+def test_what_an_organism_does_is_told_problem_by_problem(result: dict[str, Any]) -> None:
+    (armed,) = [p for p in result["plants"] if p["plant"] == "P9-armed"]
+    (dose,) = armed["doses"]
+    assert dose["behaviour"]["planted"]["right"] >= 0.9
+    assert dose["given_clean_thoughts"]["n"] >= 55
+    (told,) = result["monitorability"]
+    assert (told["plant"], told["problems"], told["samples"]) == ("P9-armed", 10, 10)
+    assert told["solved_without"] >= 0.9
+    assert told["eligible"] == 0.0, "armed alone, the answer is the right one in both arms"
+    assert told["g_mean2"] is None
+
+
 def test_every_plant_says_who_should_see_it() -> None:
     numbers = {name.split("-")[0] for name in (*PLANTS, *ON_POLICY)}
-    wanted = {f"P{i}" for i in range(1, 17)} - {"P15"}
-    assert wanted | {"P9c"} <= numbers | {"P15"}
+    assert {f"P{i}" for i in range(1, 17)} | {"P9c"} <= numbers
     for plant in (*PLANTS.values(), *ON_POLICY.values()):
         assert plant.asks
         assert plant.caught_by or plant.missed_by
