@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from nfcot_model.training.grpo.cli import grpo
+
 app = typer.Typer(help="Train a latent reasoner, stage by stage.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="folder of this training")]
@@ -129,3 +131,4 @@ for _name, _stages in (
     ("all", ["codec", "warmup", "joint", "gate"]),
 ):
     app.command(_name)(_command(_name, _stages))
+app.command("grpo")(grpo)
