@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from nfcot_model.errors import UserError
 from nfcot_model.evaluation.intervals import pass_at_k
-from nfcot_model.reasoners import Reasoner
 from nfcot_model.sampling import noise_seed
 from nfcot_model.training.grpo.advantage import advantages, informative, surrogate
 from nfcot_model.training.grpo.densities import Densities, entropy, kl, log_ratio
@@ -21,11 +20,12 @@ from nfcot_model.training.grpo.reward import Reward
 from nfcot_model.training.grpo.settings import GRPOConfig
 from nfcot_model.worlds import Problem
 
-__all__ = ["PATIENCE", "PolicyGradient", "pass_rates"]
+__all__ = ["PATIENCE", "PolicyGradient", "pass_rates", "sampled_rewards"]
 
 PATIENCE = 20
 """When no group of so many first updates has mixed rewards, training ends with advice."""
 
+_BLOCK = 16
 Losses = dict[str, Tensor]
 
 
@@ -142,25 +142,35 @@ class PolicyGradient:
             )
 
 
-def pass_rates(
-    reasoner: Reasoner,
+def sampled_rewards(
+    policy: Policy,
     reward: Reward,
     problems: Sequence[Problem],
     samples: int,
     *,
     tau: float,
     seed: int,
-) -> dict[str, float]:
-    """Mean pass@k and thoughts per answer: thoughts drawn at `tau`, greedy stops and answers."""
-    prompts = [p.prompt for p in problems]
-    rewards = np.zeros((samples, len(problems)))
-    spent = 0.0
-    for i in range(samples):
-        seeds = [noise_seed(seed, p.id, i) for p in problems]
-        thoughts = reasoner.think(prompts, tau=tau, noise_seeds=seeds)
-        rewards[i] = reward(problems, reasoner.answer(prompts, thoughts), thoughts)
-        spent += float(thoughts.K.float().mean()) / samples
-    right = (rewards > 0).sum(0).tolist()
-    ks = [k for k in (1, 4, 16, 64) if k <= samples]
-    rates = {f"pass_at_{k}": float(np.mean([pass_at_k(c, samples, k) for c in right])) for k in ks}
-    return {**rates, "thoughts": spent}
+) -> tuple[np.ndarray, float]:
+    """Rewards [problems, samples] and mean number of thoughts of a model used as ever.
+
+    Thoughts are drawn at `tau`, stops and answers are greedy; sample i of a problem depends on
+    `seed`, its id and i only.
+    """
+    found: list[float] = []
+    spent = 0
+    at = Temperatures(tau, answer=0.0, stop=0.0)
+    for first in range(0, len(problems), _BLOCK):
+        every = [p for p in problems[first : first + _BLOCK] for _ in range(samples)]
+        seeds = [noise_seed(seed, p.id, i % samples) for i, p in enumerate(every)]
+        drawn = policy.sample([p.prompt for p in every], seeds, at)
+        found += list(reward(every, drawn.answers, drawn.thoughts))
+        spent += int(drawn.thoughts.K.sum())
+    return np.array(found).reshape(len(problems), samples), spent / len(found)
+
+
+def pass_rates(rewards: np.ndarray, ks: Sequence[int] = (1, 4, 16, 64)) -> dict[str, float]:
+    """Mean unbiased pass@k of rewards [problems, samples]; what is above 0 has passed."""
+    samples = rewards.shape[1]
+    right = (rewards > 0).sum(1).tolist()
+    few = [k for k in ks if k <= samples]
+    return {f"pass_at_{k}": float(np.mean([pass_at_k(c, samples, k) for c in right])) for k in few}

@@ -21,7 +21,7 @@ from nfcot_model.training.baselines import baseline_losses
 from nfcot_model.training.collate import joint_batch
 from nfcot_model.training.config import BaselineSettings
 from nfcot_model.training.grpo.card import card
-from nfcot_model.training.grpo.objective import PolicyGradient, pass_rates
+from nfcot_model.training.grpo.objective import PolicyGradient, pass_rates, sampled_rewards
 from nfcot_model.training.grpo.policies import NFCoTPolicy, Policy
 from nfcot_model.training.grpo.problems import (
     anchor_problems,
@@ -90,7 +90,7 @@ def train_grpo(
             accelerator,
             seed=config.seed,
             save_minutes=config.save_minutes,
-            validate=lambda: _validated(config, reasoner, rewarded),
+            validate=lambda: _validated(config, policy, rewarded),
             report=report,
             log_every=1,
             save_every=config.inner,
@@ -126,15 +126,16 @@ def _parts(reasoner: Reasoner, config: GRPOConfig) -> tuple[Policy, Callable[[in
     return NFCoTPolicy(reasoner), anchor
 
 
-def _validated(config: GRPOConfig, reasoner: Reasoner, reward: Reward) -> dict[str, float]:
+def _validated(config: GRPOConfig, policy: Policy, reward: Reward) -> dict[str, float]:
     """Pass rates by world, used as ever: thoughts at tau, greedy stops and answers."""
     figures: dict[str, float] = {}
     problems = validation_problems(config)
     for world in sorted({p.world for p in problems}):
         members = [p for p in problems if p.world == world]
-        rates = pass_rates(
-            reasoner, reward, members, config.validate_samples, tau=config.tau, seed=config.seed
+        rewards, thoughts = sampled_rewards(
+            policy, reward, members, config.validate_samples, tau=config.tau, seed=config.seed
         )
+        rates = {**pass_rates(rewards), "thoughts": thoughts}
         figures |= {f"{name}_{world}": rate for name, rate in rates.items()}
     return figures
 
