@@ -56,11 +56,14 @@ def test_an_unchanged_policy_has_ratio_one_and_no_divergence(kind: str) -> None:
     for name, factor in part.parts.items():
         torch.testing.assert_close(factor.logp(), picked[name], atol=1e-4, rtol=1e-4)
         assert factor.logp().requires_grad
-    assert set(one.parts) == {
-        "step": {"thoughts", "stop", "answer"},
-        "fixed K": {"thoughts", "answer"},
-        "text": {"reasoning", "answer"},
-    }[kind]
+    assert (
+        set(one.parts)
+        == {
+            "step": {"thoughts", "stop", "answer"},
+            "fixed K": {"thoughts", "answer"},
+            "text": {"reasoning", "answer"},
+        }[kind]
+    )
     assert all(math.isfinite(float(value)) for value in entropy(one).values())
 
 
@@ -128,9 +131,7 @@ def test_the_clip_is_that_of_a_reference_by_hand(
         inside = max(1 - eps, min(1 + eps, ratio))
         return min(ratio * advantage, inside * advantage)
 
-    delta, advantage = (
-        torch.tensor(x, dtype=torch.float64) for x in zip(*pairs, strict=True)
-    )
+    delta, advantage = (torch.tensor(x, dtype=torch.float64) for x in zip(*pairs, strict=True))
     expected = torch.tensor([by_hand(*pair) for pair in pairs], dtype=torch.float64)
     torch.testing.assert_close(surrogate(delta, advantage, eps), expected)
 
