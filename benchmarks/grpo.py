@@ -1,6 +1,6 @@
 """What does policy gradient on thoughts add to as many further supervised steps?
 
-    python benchmarks/grpo.py -o work/grpo [--updates 80] [--seeds 3] [-n 400] [--json]
+    python benchmarks/grpo.py -o work/grpo [--updates 45] [--seeds 3] [-n 250] [--json]
 
 Demo model, hard split (8-12 steps, tau = 0.9). The arms, each from the same start, with the same
 optimiser and number of steps:
@@ -179,9 +179,9 @@ def table(rows: list[Row]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--updates", type=int, default=80)
+    parser.add_argument("--updates", type=int, default=45)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("-n", type=int, default=400, help="problems of each world")
+    parser.add_argument("-n", type=int, default=250, help="problems of each world")
     parser.add_argument("--seed", type=int, default=77, help="seed of the problems of the table")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -200,14 +200,14 @@ def main() -> int:
     warm = GRPOConfig.model_validate({"start": "demo", **HARD, **WARM})
     options.out.mkdir(parents=True, exist_ok=True)
     start, seconds = trained(warm, options.out, "warm")
-    add("demo", None, "demo", 0.0)
-    add("warm", None, start, seconds)
     further = {**HARD, **FURTHER, "steps": options.updates}
     for seed in range(options.seeds):
         for arm, special in ARMS.items():
             config = {"start": str(start), **further, **special, "seed": seed}
             name = f"{arm.replace(' ', '-')}-{seed}"
             add(arm, seed, *trained(GRPOConfig.model_validate(config), options.out, name))
+    add("warm", None, start, seconds)
+    add("demo", None, "demo", 0.0)
     config = {"start": "demo", **further, "seed": 0, "stop_temperature": 2.0}
     name = FROM_DEMO.replace(" ", "-")
     add(FROM_DEMO, 0, *trained(GRPOConfig.model_validate(config), options.out, name))

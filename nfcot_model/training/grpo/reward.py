@@ -21,8 +21,11 @@ def verdict(sandbox: Sandbox) -> Reward:
     def reward(
         problems: Sequence[Problem], answers: Sequence[str], thoughts: Thoughts
     ) -> list[float]:
-        pairs = [(a, p.check) for a, p in zip(answers, problems, strict=True)]
-        return [float(v.status == "passed") for v in sandbox.check_many(pairs)]
+        said = [(p.id, a) for a, p in zip(answers, problems, strict=True)]
+        # Verdicts are reproducible, and samples of one problem often answer alike.
+        once = {k: (k[1], p.check) for k, p in zip(said, problems, strict=True)}
+        verdicts = dict(zip(once, sandbox.check_many(list(once.values())), strict=True))
+        return [float(verdicts[key].status == "passed") for key in said]
 
     return reward
 
