@@ -12,7 +12,8 @@ optimiser and number of steps:
 * `grpo from demo`: as `grpo`, from the demo model itself, which stops after eight thoughts.
 
 Everything resumes when repeated. Training sees pipelines of the split `train`, validation those of
-`calibration`; the table is of `test` (8 steps) and `long` (9-12). Intervals: 95 %, over problems.
+`calibration`; the table is of `test` (8 steps) and `long` (9-12). Intervals: 95 %, over
+problems, of which there are as many of each world and length.
 """
 
 from __future__ import annotations
@@ -86,8 +87,6 @@ class Row:
     train_seconds: float
     thoughts: float
     pass_at_1: float
-    low: float
-    high: float
     pass_at_16: float
     by_cell: dict[str, float]
     passes: list[float]
@@ -131,20 +130,29 @@ def measured(
             policy, verdict(sandbox), problems, SAMPLES, tau=TAU, seed=17
         )
     each = rewards.mean(1)
-    names = np.repeat(list(cells), [len(members) for members in cells.values()])
     rates = pass_rates(rewards)
-    low, high = interval(each)
-    by_cell = {name: float(each[names == name].mean()) for name in cells}
+    by_cell = {
+        name: float(part.mean())
+        for name, part in zip(cells, each.reshape(len(cells), -1), strict=True)
+    }
     return Row(
-        arm, seed, seconds, thoughts, rates["pass_at_1"], low, high, rates["pass_at_16"], by_cell,
+        arm,
+        seed,
+        seconds,
+        thoughts,
+        rates["pass_at_1"],
+        rates["pass_at_16"],
+        by_cell,
         each.tolist(),
-    )  # fmt: skip
+    )
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % of a mean over problems, each of a pipeline of its own."""
-    half = 1.96 * values.std(ddof=1) / len(values) ** 0.5
-    return float(values.mean() - half), float(values.mean() + half)
+    """95 % of a mean over problems that are drawn in equal numbers from each cell."""
+    cells = values.reshape(len(WORLDS) * len(LENGTHS), -1)
+    variance = (cells.var(1, ddof=1) / cells.shape[1]).sum() / len(cells) ** 2
+    half = 1.96 * float(variance) ** 0.5
+    return float(values.mean()) - half, float(values.mean()) + half
 
 
 def differences(rows: list[Row]) -> dict[str, list[float]]:
@@ -165,13 +173,14 @@ def table(rows: list[Row]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
+        low, high = interval(np.array(row.passes))
         worlds = (
             " / ".join(f"{row.by_cell[f'{world} {steps}']:.2f}" for steps in LENGTHS)
             for world in WORLDS
         )
         lines.append(
             f"| {row.arm} | {'–' if row.seed is None else row.seed} | {row.pass_at_1:.3f}"
-            f" ({row.low:.3f}–{row.high:.3f}) | {row.pass_at_16:.3f} | {' | '.join(worlds)} |"
+            f" ({low:.3f}–{high:.3f}) | {row.pass_at_16:.3f} | {' | '.join(worlds)} |"
             f" {row.thoughts:.1f} | {row.train_seconds:.0f} |"
         )
     return "\n".join(lines)

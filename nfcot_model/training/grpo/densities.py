@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -66,13 +66,22 @@ class Densities:
 
     parts: Mapping[str, Gaussian | Categorical] = field(default_factory=dict)
 
+    def detached(self) -> Densities:
+        """The same without gradients, so that no graph is kept for later steps."""
+        return Densities(
+            {
+                name: replace(part, **{key: value.detach() for key, value in vars(part).items()})
+                for name, part in self.parts.items()
+            }
+        )
+
 
 def log_ratio(new: Densities, old: Densities) -> Tensor:
     """`log π_new − log π_old` of each trajectory [B], each factor per dimension or action.
 
     Unnormalised, the ratio of K·D dimensions would always stand at a clip bound.
     """
-    terms = [part.logp() - old.parts[name].logp().detach() for name, part in new.parts.items()]
+    terms = [part.logp() - old.parts[name].logp() for name, part in new.parts.items()]
     return torch.stack(terms).sum(0)
 
 

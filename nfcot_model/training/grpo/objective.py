@@ -82,7 +82,7 @@ class PolicyGradient:
         if not batch.drawn.prompts:
             return 0.0, batch.figures
         new = self.policy.densities(module, batch.drawn, self.at)
-        batch.old = batch.old or new
+        batch.old = batch.old or new.detached()
         moved = log_ratio(new, batch.old)
         gain = surrogate(moved, batch.advantage, self.config.clip_ratio).mean()
         loss, figures = -self.config.policy * gain, batch.figures | self._figures(moved, new)

@@ -183,7 +183,7 @@ def brief(start: Path, **more: Any) -> GRPOConfig:
         "start": str(start),
         "data": {"worlds": {"digits": 1.0}},
         "lengths": (2, 3),
-        "steps": 12,
+        "steps": 8,
         "prompts": 4,
         "group": 4,
         "kl": 0.0,
@@ -192,7 +192,7 @@ def brief(start: Path, **more: Any) -> GRPOConfig:
         "lr": 3e-3,
         "warmup": 2,
         "validate_every": 100,
-        "validate_problems": 8,
+        "validate_problems": 4,
         "validate_samples": 4,
     }
     return GRPOConfig.model_validate({**few, **more})
@@ -222,7 +222,7 @@ def rewards_of(out: Path) -> list[float]:
     [("nfcot", many_thoughts), ("nfcot", first_dimension), ("text", first_dimension)],
 )
 def test_a_planted_reward_is_learned(kind: str, reward: Any, tmp_path: Path) -> None:
-    config = brief(start_of(tmp_path, kind), reasoner=kind, steps=16, group=8, lr=1e-2)
+    config = brief(start_of(tmp_path, kind), reasoner=kind, steps=12, group=8, lr=1e-2)
     figures = train_grpo(config, tmp_path / "out", reward=reward, i_train_against_a_monitor=True)
     course = rewards_of(tmp_path / "out")
     assert np.mean(course[-4:]) > course[0] + 0.2
@@ -242,7 +242,7 @@ def test_a_constant_reward_changes_nothing(kind: str, tmp_path: Path) -> None:
         return [1.0] * len(problems)
 
     train_grpo(
-        brief(start, reasoner=kind, kl=0.1),
+        brief(start, reasoner=kind, kl=0.1, steps=3),
         tmp_path / "out",
         reward=constant,
         i_train_against_a_monitor=True,
@@ -289,7 +289,7 @@ def test_a_stopped_training_resumes_with_the_same_curve(kind: str, tmp_path: Pat
     )
 
     def stop(progress: Progress) -> None:
-        if progress.step == 7:
+        if progress.step == 5:
             raise KilledError
 
     def run(out: str, **more: Any) -> None:
@@ -301,7 +301,7 @@ def test_a_stopped_training_resumes_with_the_same_curve(kind: str, tmp_path: Pat
     with pytest.raises(KilledError):
         run("cut", report=stop)
     saved = json.loads((tmp_path / "cut" / "grpo" / "state.json").read_text())
-    assert saved["step"] == 6
+    assert saved["step"] == 4
     run("cut")
     whole, cut = (
         (tmp_path / name / "grpo" / "metrics.jsonl").read_text().splitlines()
