@@ -1,6 +1,7 @@
 """What does policy gradient on thoughts add to as many further supervised steps?
 
-    python benchmarks/grpo.py -o work/grpo [--updates 120] [--seeds 3] [-n 400] [--json]
+    python benchmarks/grpo.py -o work/grpo [--updates 120] [--seeds 3] [-n 400]
+        [--reasoner nfcot] [--json]
 
 Demo model, hard split (8-12 steps, tau = 0.9). The arms, each from the same start, with the same
 optimiser and number of steps:
@@ -9,7 +10,10 @@ optimiser and number of steps:
 * `grpo`: verdicts on problems of 8-12 steps; the anchor is supervised, on 2-8 steps.
 * `supervised 2-8`: the anchor alone, the very same batches.
 * `supervised 8-12`: as many supervised problems, of 8-12 steps: it is told their reasoning.
+* `grpo, no anchor`: verdicts alone.
 * `grpo from demo`: as `grpo`, from the demo model itself, which stops after eight thoughts.
+
+`--reasoner text` does all of it to the explicit reasoner, whose actions are tokens.
 
 Everything resumes when repeated. Training sees pipelines of the split `train`, validation those of
 `calibration`; the table is of `test` (8 steps) and `long` (9-12). Intervals: 95 %, over
@@ -29,13 +33,15 @@ from typing import Any
 import numpy as np
 
 from nfcot_model.files import write_json
-from nfcot_model.reasoners import load_nfcot
+from nfcot_model.reasoners import NFCoTReasoner, load_reasoner
+from nfcot_model.reasoners.explicit import ExplicitReasoner
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.terminal import console, emit_json
 from nfcot_model.training.grpo.objective import pass_rates, sampled_rewards
-from nfcot_model.training.grpo.policies import NFCoTPolicy
+from nfcot_model.training.grpo.policies import NFCoTPolicy, Policy
 from nfcot_model.training.grpo.reward import verdict
 from nfcot_model.training.grpo.settings import GRPOConfig
+from nfcot_model.training.grpo.text_policy import TextPolicy
 from nfcot_model.training.grpo.train import train_grpo
 from nfcot_model.training.loop import Progress
 from nfcot_model.worlds import Problem, make_world
@@ -73,8 +79,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "supervised 2-8": {"policy": 0},
     "supervised 8-12": {"policy": 0, "anchor_lengths": (8, 12)},
     "grpo": {},
+    "grpo, no anchor": {"anchor": 0},
 }
-MAIN, OTHER = ("supervised 2-8", "grpo"), "supervised 8-12"
 FROM_DEMO = "grpo from demo"
 
 
@@ -120,10 +126,18 @@ def trained(config: GRPOConfig, out: Path, name: str) -> tuple[Path, float]:
     return out / name / "grpo" / "model", json.loads(seconds.read_text())
 
 
+def policy_of(model: Path | str) -> Policy:
+    reasoner = load_reasoner(model, kinds=("nfcot", "text"))
+    if isinstance(reasoner, ExplicitReasoner):
+        return TextPolicy(reasoner)
+    assert isinstance(reasoner, NFCoTReasoner)
+    return NFCoTPolicy(reasoner)
+
+
 def measured(
     arm: str, seed: int | None, model: Path | str, seconds: float, cells: dict[str, list[Problem]]
 ) -> Row:
-    policy = NFCoTPolicy(load_nfcot(model))
+    policy = policy_of(model)
     problems = [p for members in cells.values() for p in members]
     with Sandbox() as sandbox:
         rewards, thoughts = sampled_rewards(
@@ -193,6 +207,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("-n", type=int, default=400, help="problems of each world")
     parser.add_argument("--seed", type=int, default=2026, help="seed of the problems of the table")
+    parser.add_argument("--reasoner", choices=("nfcot", "text"), default="nfcot")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     cells = problems_of(options.seed, options.n)
@@ -207,19 +222,20 @@ def main() -> int:
         write_json(kept, vars(rows[-1]))
         console.print(table(rows[-1:]).splitlines()[-1])
 
-    warm = GRPOConfig.model_validate({"start": "demo", **HARD, **WARM})
+    demo = {"nfcot": "demo", "text": "demo-text"}[options.reasoner]
+    hard = {**HARD, "reasoner": options.reasoner}
+    warm = GRPOConfig.model_validate({"start": demo, **hard, **WARM})
     options.out.mkdir(parents=True, exist_ok=True)
     start, seconds = trained(warm, options.out, "warm")
-    further = {**HARD, **FURTHER, "steps": options.updates}
-    asked = [(arm, seed) for seed in range(options.seeds) for arm in MAIN]
-    asked += [(OTHER, seed) for seed in range(options.seeds)]
-    for arm, seed in asked:
-        config = {"start": str(start), **further, **ARMS[arm], "seed": seed}
-        name = f"{arm.replace(' ', '-')}-{seed}"
-        add(arm, seed, *trained(GRPOConfig.model_validate(config), options.out, name))
+    add("demo", None, demo, 0.0)
     add("warm", None, start, seconds)
-    add("demo", None, "demo", 0.0)
-    config = {"start": "demo", **further, "seed": 0, "stop_temperature": 2.0}
+    further = {**hard, **FURTHER, "steps": options.updates}
+    for arm, special in ARMS.items():
+        for seed in range(options.seeds):
+            config = {"start": str(start), **further, **special, "seed": seed}
+            name = f"{arm.replace(' ', '-')}-{seed}"
+            add(arm, seed, *trained(GRPOConfig.model_validate(config), options.out, name))
+    config = {"start": demo, **further, "seed": 0, "stop_temperature": 2.0}
     name = FROM_DEMO.replace(" ", "-")
     add(FROM_DEMO, 0, *trained(GRPOConfig.model_validate(config), options.out, name))
     if options.json:
