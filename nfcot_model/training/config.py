@@ -39,11 +39,11 @@ STAGES = ("codec", "warmup", "joint", "gate")
 WITH_CODEC = ("nfcot", "regressed")
 
 
-class Section(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class BaselineSettings(Section):
+class BaselineSettings(_Section):
     """What reasoners without a flow need to know; docs/reasoners.md has the recipes.
 
     `thoughts`: K of pause and codi. Coconut: `per_step` thoughts replace a step, in `stages`
@@ -74,7 +74,7 @@ class BaselineSettings(Section):
         return self
 
 
-class ModelConfig(Section):
+class ModelConfig(_Section):
     """`backbone` is a Hugging Face config as a dict, or a local folder with its tokenizer."""
 
     backbone: dict[str, Any] | str
@@ -87,7 +87,7 @@ class ModelConfig(Section):
     vocab_size: int = Field(default=640, ge=300)
 
 
-class DataConfig(Section):
+class DataConfig(_Section):
     """Built-in worlds, drawn afresh at every step, or a JSONL file of problems with steps.
 
     `renumber` is the share of world problems whose first operation carries a number above 1.
@@ -106,7 +106,7 @@ class DataConfig(Section):
         return worlds
 
 
-class StageConfig(Section):
+class StageConfig(_Section):
     """One stage. A learning rate warms up over `warmup` steps and decays to 0 by a cosine.
 
     `batch` problems make one optimizer step, computed in `accumulate` micro-batches; world
@@ -133,7 +133,7 @@ class StageConfig(Section):
         return self
 
 
-class TrainConfig(Section):
+class TrainConfig(_Section):
     """A whole training of a `reasoner`, in the stages that its kind has (`stages_of`)."""
 
     model: ModelConfig

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nfcot_model.errors import UserError
 from nfcot_model.faults import first_fault
-from nfcot_model.training.config import DataConfig, Section, StageConfig
+from nfcot_model.training.config import DataConfig, StageConfig
 from nfcot_model.worlds.generate import MAX_STEPS
 
 __all__ = ["GRPOConfig", "load_grpo_config"]
@@ -18,7 +18,7 @@ __all__ = ["GRPOConfig", "load_grpo_config"]
 PRESETS = Path(__file__).parent / "presets"
 
 
-class GRPOConfig(Section):
+class GRPOConfig(BaseModel):
     """One training by GRPO (arXiv 2402.03300; on thoughts: arXiv 2606.06447, section 3).
 
     An update samples `group` answers to each of `prompts` problems of `lengths` steps (worlds) at
@@ -29,6 +29,8 @@ class GRPOConfig(Section):
     the lengths that models are first trained on. World problems grow to the longest over
     `curriculum` steps.
     """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     start: str
     reasoner: Literal["nfcot", "text"] = "nfcot"
