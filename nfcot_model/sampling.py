@@ -203,6 +203,7 @@ def think(
     K: Tensor | None = None,
     on_thought: OnThought | None = None,
     hidden: bool = False,
+    margins: Tensor | None = None,
 ) -> Thoughts:
     """Which thoughts does the model have about these prompts, given this noise?
 
@@ -211,6 +212,9 @@ def think(
     `</think>` is likelier than another thought, or at the budget. Where the stream holds thoughts
     already, they are `given` [B, ·, D], K [B] of them, and thinking goes on after them (their
     `eps`, `mu` and `log_sigma` come back as 0: nobody drew them here).
+
+    `margins` [B, budget] says by how much `</think>` must be likelier after each thought, in nats;
+    logistic noise makes the decision a draw.
 
     `on_thought` is told of each thought once it stands in the stream, on the stream's device, with
     its states in every layer if `hidden`; rows that it returns have had their last thought (within
@@ -227,7 +231,8 @@ def think(
         if model.config.variable_k:
             another, end = model.stop_logp(stream.state).unbind(-1)
             decides = (K > 0) & (K % slots == 0)
-            stopped = stopped | (alive & decides & (end > another))
+            least = 0.0 if margins is None else margins[rows, (K - 1).clamp(min=0)]
+            stopped = stopped | (alive & decides & (end - another > least))
             alive = alive & ~stopped
         alive = alive & (budget > K)
         if not bool(alive.any()):

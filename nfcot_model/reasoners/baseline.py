@@ -139,6 +139,18 @@ class BaselineReasoner(Reasoner):
             [(2 * part @ table.T - lengths).argmax(-1) for part in self._device(u).split(1024)]
         ).cpu()
 
+    def answer_tokens(
+        self,
+        prompts: Sequence[str],
+        thoughts: Thoughts,
+        temperature: float,
+        noise_seeds: Sequence[int],
+    ) -> list[list[int]]:
+        """`answer` as token ids, without the end of the text."""
+        layout = self.layout(prompts, thoughts.K.tolist())
+        stream = open_stream(self.model, layout, self._device(thoughts.u))
+        return sampling.answer(stream, temperature, noise_seeds)
+
     def _write(
         self, stream: sampling.Stream, temperature: float, seeds: Sequence[int] | None
     ) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nfcot_model.training.grpo.cli import grpo
 from nfcot_model.training.planning import plan
 
 app = typer.Typer(help="Train a latent reasoner, stage by stage.", no_args_is_help=True)
@@ -147,3 +148,4 @@ for _name, _stages in (
 ):
     app.command(_name)(_command(_name, _stages))
 app.command("plan")(plan)
+app.command("grpo")(grpo)

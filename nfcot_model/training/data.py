@@ -15,7 +15,14 @@ from nfcot_model.training.examples import Streamed, examples_hash, read_examples
 from nfcot_model.worlds import Problem, make_problem, problem_set_hash, read_problems
 from nfcot_model.worlds.generate import MAX_STEPS, TRAINED_STEPS
 
-__all__ = ["data_hash", "every_problem", "held_out", "training_batch", "vocabulary_texts"]
+__all__ = [
+    "data_hash",
+    "every_problem",
+    "held_out",
+    "training_batch",
+    "validation_groups",
+    "vocabulary_texts",
+]
 
 VOCABULARY_ROWS = 100_000
 
@@ -91,7 +98,12 @@ def _training_part(path: str, examples: bool = False) -> list[Problem]:
 @lru_cache(maxsize=2)
 def _held_out_groups(path: str, examples: bool = False) -> frozenset[str]:
     """One group in twenty and at least one, by the rank of their hashes."""
-    groups = sorted({p.group for p in _user_problems(path, examples)}, key=content_hash)
+    return validation_groups(path, _user_problems(path, examples))
+
+
+def validation_groups(path: str, problems: Sequence[Problem]) -> frozenset[str]:
+    """The groups of a file's problems that are kept for validation: see `held_out`."""
+    groups = sorted({p.group for p in problems}, key=content_hash)
     if len(groups) < 2:
         raise UserError(
             f"{path}: all problems are of one group; training needs two at least, one of them to"

@@ -79,13 +79,16 @@ def run_stage(
     validate: Callable[[], dict[str, float]],
     report: Callable[[Progress], None] | None = None,
     part_of_stage: Callable[[int], int] = lambda step: 0,
+    log_every: int = LOG_EVERY,
+    save_every: int = 1,
 ) -> dict[str, float]:
     """Train `module` for `stage.steps` steps and return its last validation figures.
 
     `loss_of(module, step, part)` gives the named losses of one micro-batch, with the total under
     "loss". State is saved every `save_minutes` and the metrics go to `metrics.jsonl`; calling
     again after any interruption continues with the same loss curve. Where `part_of_stage(step)`
-    changes, the optimizer forgets its moments.
+    changes, the optimizer forgets its moments; `save_every`: only after so many steps is a state
+    whole.
     """
     optimizer = make_optimizer(module, stage)
     guard = Guard()
@@ -108,7 +111,7 @@ def run_stage(
         losses = _step(module, optimizer, loss_of, stage, accelerator, guard, step)
         last = step + 1 == stage.steps
         validates = last or (step > 0 and step % stage.validate_every == 0)
-        if step % LOG_EVERY == 0 or validates:
+        if step % log_every == 0 or validates:
             figures = {"step": step, **losses, "lr": optimizer.param_groups[0]["lr"]}
             if validates:
                 figures |= {f"val_{k}": v for k, v in _validated(module, validate).items()}
@@ -116,7 +119,8 @@ def run_stage(
             if report is not None:
                 rate = (step + 1 - first) / (time.monotonic() - started)
                 report(Progress(name, step + 1, stage.steps, figures, rate))
-        due = agreed(accelerator, last or time.monotonic() - saved > 60 * save_minutes)
+        due = last or time.monotonic() - saved > 60 * save_minutes
+        due = agreed(accelerator, due and (step + 1) % save_every == 0)
         writes = accelerator.is_main_process
         if due and (writes or is_sharded(accelerator)):
             if writes:

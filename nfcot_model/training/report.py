@@ -33,7 +33,9 @@ def progress_report(console: Console, enabled: bool) -> Iterator[Callable[[Progr
     def report(progress: Progress) -> None:
         if progress.stage not in tasks:
             tasks[progress.stage] = bar.add_task(progress.stage, total=progress.steps, figures="")
-        shown = {k: v for k, v in progress.metrics.items() if k in ("loss", "nll", "answer")}
+        shown = {
+            k: v for k, v in progress.metrics.items() if k in ("loss", "nll", "answer", "reward")
+        }
         figures = " ".join(f"{k} {v:.3f}" for k, v in shown.items())
         bar.update(
             tasks[progress.stage],  # type: ignore[arg-type]

@@ -193,11 +193,13 @@ def _initial(config: TrainConfig, folder: Path, device: str, dtype: str) -> Reas
     return load_reasoner(folder, dtype, device, kinds=(config.reasoner,))
 
 
-def publish(reasoner: Reasoner, folder: Path) -> None:
-    """Save a model folder so that it appears whole or not at all."""
+def publish(reasoner: Reasoner, folder: Path, card: str | None = None) -> None:
+    """Save a model folder, with its card, so that it appears whole or not at all."""
     unfinished = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     reasoner.save(unfinished)
+    if card is not None:
+        (unfinished / "README.md").write_text(card)
     unfinished.rename(folder)
 
 

@@ -1,0 +1,251 @@
+"""What does policy gradient on thoughts add to as many further supervised steps?
+
+    python benchmarks/grpo.py -o work/grpo [--updates 120] [--seeds 3] [-n 400]
+        [--reasoner nfcot] [--json]
+
+Demo model, hard split (8-12 steps, tau = 0.9). The arms, each from the same start, with the same
+optimiser and number of steps:
+
+* `warm`: the demo model after 140 supervised steps on 8-12 steps; where the arms below start.
+* `grpo`: verdicts on problems of 8-12 steps; the anchor is supervised, on 2-8 steps.
+* `supervised 2-8`: the anchor alone, the very same batches.
+* `supervised 8-12`: as many supervised problems, of 8-12 steps: it is told their reasoning.
+* `grpo, no anchor`: verdicts alone.
+* `grpo from demo`: as `grpo`, from the demo model itself, which stops after eight thoughts.
+
+`--reasoner text` does all of it to the explicit reasoner, whose actions are tokens.
+
+Everything resumes when repeated. Training sees pipelines of the split `train`, validation those of
+`calibration`; the table is of `test` (8 steps) and `long` (9-12). Intervals: 95 %, over
+problems, of which there are as many of each world and length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from nfcot_model.files import write_json
+from nfcot_model.reasoners import NFCoTReasoner, load_reasoner
+from nfcot_model.reasoners.explicit import ExplicitReasoner
+from nfcot_model.sandbox import Sandbox
+from nfcot_model.terminal import console, emit_json
+from nfcot_model.training.grpo.objective import pass_rates, sampled_rewards
+from nfcot_model.training.grpo.policies import NFCoTPolicy, Policy
+from nfcot_model.training.grpo.reward import verdict
+from nfcot_model.training.grpo.settings import GRPOConfig
+from nfcot_model.training.grpo.text_policy import TextPolicy
+from nfcot_model.training.grpo.train import train_grpo
+from nfcot_model.training.loop import Progress
+from nfcot_model.worlds import Problem, make_world
+
+WORLDS = ("digits", "shuffle")
+LENGTHS = range(8, 13)
+SAMPLES = 16
+TAU = 0.9
+HARD = {"lengths": (8, 12), "tau": TAU}
+WARM = {
+    "policy": 0,
+    "steps": 140,
+    "anchor_lengths": (8, 12),
+    "anchor_batch": 24,
+    "lr": 5e-4,
+    "validate_problems": 120,
+    "validate_samples": 4,
+    "validate_every": 1000,
+    "seed": 100,
+}
+FURTHER = {
+    "data": {"renumber": 0.25},
+    "prompts": 16,
+    "group": 8,
+    "anchor": 0.3,
+    "anchor_batch": 8,
+    "lr": 4e-4,
+    "kl": 0.0,
+    "validate_every": 1000,
+    "validate_problems": 40,
+    "validate_samples": 4,
+    "save_minutes": 1.0,
+}
+ARMS: dict[str, dict[str, Any]] = {
+    "supervised 2-8": {"policy": 0},
+    "supervised 8-12": {"policy": 0, "anchor_lengths": (8, 12)},
+    "grpo": {},
+    "grpo, no anchor": {"anchor": 0},
+}
+FROM_DEMO = "grpo from demo"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Figures of one arm and seed; `passes` has the pass rate of each problem."""
+
+    arm: str
+    seed: int | None
+    train_seconds: float
+    thoughts: float
+    pass_at_1: float
+    pass_at_16: float
+    by_cell: dict[str, float]
+    passes: list[float]
+
+
+def problems_of(seed: int, n: int) -> dict[str, list[Problem]]:
+    """`n` problems of each world, as many of each length, in cells such as `digits 9`."""
+    return {
+        f"{world} {steps}": make_world(
+            world, "test" if steps == 8 else "long", seed, n // len(LENGTHS), steps
+        )
+        for world in WORLDS
+        for steps in LENGTHS
+    }
+
+
+def trained(config: GRPOConfig, out: Path, name: str) -> tuple[Path, float]:
+    """The model of one arm, trained unless it is there, and the seconds this took."""
+    started = perf_counter()
+    seconds = out / name / "seconds.json"
+
+    def report(progress: Progress) -> None:
+        if progress.step % 10 == 0 or progress.step == progress.steps:
+            figures = progress.metrics
+            shown = {k: figures[k] for k in ("reward", "mixed_groups", "anchor") if k in figures}
+            console.print(name, progress.step, f"{progress.steps_per_second:.2f}/s", shown)
+
+    train_grpo(config, out / name, report=report)
+    if not seconds.exists():
+        write_json(seconds, perf_counter() - started)
+    return out / name / "grpo" / "model", json.loads(seconds.read_text())
+
+
+def policy_of(model: Path | str) -> Policy:
+    reasoner = load_reasoner(model, kinds=("nfcot", "text"))
+    if isinstance(reasoner, ExplicitReasoner):
+        return TextPolicy(reasoner)
+    assert isinstance(reasoner, NFCoTReasoner)
+    return NFCoTPolicy(reasoner)
+
+
+def measured(
+    arm: str, seed: int | None, model: Path | str, seconds: float, cells: dict[str, list[Problem]]
+) -> Row:
+    policy = policy_of(model)
+    problems = [p for members in cells.values() for p in members]
+    with Sandbox() as sandbox:
+        rewards, thoughts = sampled_rewards(
+            policy, verdict(sandbox), problems, SAMPLES, tau=TAU, seed=17
+        )
+    each = rewards.mean(1)
+    rates = pass_rates(rewards)
+    by_cell = {
+        name: float(part.mean())
+        for name, part in zip(cells, each.reshape(len(cells), -1), strict=True)
+    }
+    return Row(
+        arm,
+        seed,
+        seconds,
+        thoughts,
+        rates["pass_at_1"],
+        rates["pass_at_16"],
+        by_cell,
+        each.tolist(),
+    )
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % of a mean over problems that are drawn in equal numbers from each cell."""
+    cells = values.reshape(len(WORLDS) * len(LENGTHS), -1)
+    variance = (cells.var(1, ddof=1) / cells.shape[1]).sum() / len(cells) ** 2
+    half = 1.96 * float(variance) ** 0.5
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def differences(rows: list[Row]) -> dict[str, list[float]]:
+    """`grpo` minus each control on the same problems, seeds averaged: mean and interval."""
+    found = {}
+    means = {arm: np.mean([row.passes for row in rows if row.arm == arm], axis=0) for arm in ARMS}
+    for arm in ARMS:
+        if arm != "grpo":
+            away = means["grpo"] - means[arm]
+            found[arm] = [float(away.mean()), *interval(away)]
+    return found
+
+
+def table(rows: list[Row]) -> str:
+    lines = [
+        "| arm | seed | pass@1 (95 %) | pass@16 | digits 8 / 9 / 10 / 11 / 12 | shuffle 8 / 9 / 10"
+        " / 11 / 12 | thoughts | training s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        low, high = interval(np.array(row.passes))
+        worlds = (
+            " / ".join(f"{row.by_cell[f'{world} {steps}']:.2f}" for steps in LENGTHS)
+            for world in WORLDS
+        )
+        lines.append(
+            f"| {row.arm} | {'–' if row.seed is None else row.seed} | {row.pass_at_1:.3f}"
+            f" ({low:.3f}–{high:.3f}) | {row.pass_at_16:.3f} | {' | '.join(worlds)} |"
+            f" {row.thoughts:.1f} | {row.train_seconds:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--updates", type=int, default=120)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("-n", type=int, default=400, help="problems of each world")
+    parser.add_argument("--seed", type=int, default=2026, help="seed of the problems of the table")
+    parser.add_argument("--reasoner", choices=("nfcot", "text"), default="nfcot")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    cells = problems_of(options.seed, options.n)
+    rows: list[Row] = []
+
+    def add(arm: str, seed: int | None, model: Path | str, seconds: float) -> None:
+        kept = options.out / f"row-{arm}-{seed}-{options.seed}-{options.n}.json"
+        if kept.exists():
+            rows.append(Row(**json.loads(kept.read_text())))
+            return
+        rows.append(measured(arm, seed, model, seconds, cells))
+        write_json(kept, vars(rows[-1]))
+        console.print(table(rows[-1:]).splitlines()[-1])
+
+    demo = {"nfcot": "demo", "text": "demo-text"}[options.reasoner]
+    hard = {**HARD, "reasoner": options.reasoner}
+    warm = GRPOConfig.model_validate({"start": demo, **hard, **WARM})
+    options.out.mkdir(parents=True, exist_ok=True)
+    start, seconds = trained(warm, options.out, "warm")
+    add("demo", None, demo, 0.0)
+    add("warm", None, start, seconds)
+    further = {**hard, **FURTHER, "steps": options.updates}
+    for arm, special in ARMS.items():
+        for seed in range(options.seeds):
+            config = {"start": str(start), **further, **special, "seed": seed}
+            name = f"{arm.replace(' ', '-')}-{seed}"
+            add(arm, seed, *trained(GRPOConfig.model_validate(config), options.out, name))
+    config = {"start": demo, **further, "seed": 0, "stop_temperature": 2.0}
+    name = FROM_DEMO.replace(" ", "-")
+    add(FROM_DEMO, 0, *trained(GRPOConfig.model_validate(config), options.out, name))
+    if options.json:
+        emit_json({"rows": [vars(row) for row in rows], "differences": differences(rows)})
+    else:
+        sys.stdout.write(table(rows) + "\n")
+        for arm, (mean, low, high) in differences(rows).items():
+            sys.stdout.write(f"grpo - {arm}: {mean:+.3f} ({low:+.3f} to {high:+.3f})\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

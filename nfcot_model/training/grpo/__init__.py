@@ -1,0 +1,1 @@
+"""Policy gradient on thoughts: GRPO with the execution verdict as reward."""
