@@ -11,7 +11,7 @@ from nfcot_model.errors import UserError
 from nfcot_model.files import content_hash
 from nfcot_model.training.config import DataConfig, StageConfig
 from nfcot_model.worlds import Problem, make_problem, problem_set_hash, read_problems
-from nfcot_model.worlds.generate import MAX_STEPS, TRAINED_STEPS
+from nfcot_model.worlds.generate import MAX_STEPS
 
 __all__ = ["data_hash", "every_problem", "held_out", "training_batch", "vocabulary_texts"]
 
@@ -26,23 +26,24 @@ def training_batch(
     if data.problems is not None:
         problems = rng.choices(_training_part(data.problems), k=stage.batch)
     else:
-        longest = _longest(stage, step)
+        longest = _longest(data, stage, step)
         problems = [_world_problem(data, rng, longest) for _ in range(stage.batch)]
     return sorted(problems, key=lambda p: len(p.prompt))
 
 
-def _longest(stage: StageConfig, step: int) -> int:
-    top = TRAINED_STEPS[1]
+def _longest(data: DataConfig, stage: StageConfig, step: int) -> int:
+    shortest, top = data.steps
     if step >= stage.curriculum:
         return top
-    return stage.first_length + (top - stage.first_length) * step // stage.curriculum
+    first = min(max(stage.first_length, shortest), top)
+    return first + (top - first) * step // stage.curriculum
 
 
 def _world_problem(data: DataConfig, rng: random.Random, longest: int) -> Problem:
     world = rng.choices(list(data.worlds), list(data.worlds.values()))[0]
     # Longer problems more often: the fewer pipelines of a length there are, the sooner their
     # answers are learned by heart, past the thoughts.
-    lengths = range(TRAINED_STEPS[0], longest + 1)
+    lengths = range(data.steps[0], longest + 1)
     steps = rng.choices(lengths, lengths)[0]
     renumbered = rng.random() < data.renumber
     first = rng.randint(1, MAX_STEPS + 1 - steps) if renumbered else 1
@@ -88,7 +89,7 @@ def held_out(data: DataConfig, seed: int) -> list[Problem]:
     rng = random.Random(f"{seed}/validation")
     per_world = HELD_OUT // len(data.worlds)
     return [
-        make_problem(world, "calibration", rng, rng.randint(*TRAINED_STEPS))
+        make_problem(world, "calibration", rng, rng.randint(*data.steps))
         for world in data.worlds
         for _ in range(per_world)
     ]
@@ -99,7 +100,7 @@ def every_problem(data: DataConfig, seed: int) -> list[Problem]:
     if data.problems is not None:
         return _user_problems(data.problems)
     rng = random.Random(f"{seed}/every")
-    return [_world_problem(data, rng, TRAINED_STEPS[1]) for _ in range(500)]
+    return [_world_problem(data, rng, data.steps[1]) for _ in range(500)]
 
 
 def data_hash(data: DataConfig) -> str | None:
@@ -113,6 +114,6 @@ def vocabulary_texts(data: DataConfig, seed: int) -> Sequence[str]:
         problems = _user_problems(data.problems)
     else:
         rng = random.Random(f"{seed}/vocabulary")
-        every = DataConfig(worlds=data.worlds, renumber=0.5)
-        problems = [_world_problem(every, rng, TRAINED_STEPS[1]) for _ in range(2000)]
+        every = data.model_copy(update={"renumber": 0.5})
+        problems = [_world_problem(every, rng, data.steps[1]) for _ in range(2000)]
     return [t for p in problems for t in (p.prompt, *p.steps, p.answer or "")]
