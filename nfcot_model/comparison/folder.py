@@ -1,16 +1,16 @@
 """A comparison on disk: what it compares, and what of it is done already.
 
-    OUT/comparison.json                what is compared, under which settings
-    OUT/plans/budget.json, KIND.json   the budget, and the steps it makes for each reasoner
-    OUT/train/KIND-SEED/               trainings, as `nfcot train` makes them
-    OUT/cells/KIND-SEED-WORLD-STEPS.json   what was measured of each
-    OUT/speed.json                     timings, all reasoners in one run
-    OUT/table.json, table.md           what the command prints
+OUT/comparison.json                what is compared, under which settings
+OUT/plans/budget.json, KIND.json   the budget, and the steps it makes for each reasoner
+OUT/train/KIND-SEED/               trainings, as `nfcot train` makes them
+OUT/cells/KIND-SEED-WORLD-STEPS.json   what was measured of each
+OUT/speed.json                     timings, all reasoners in one run
+OUT/table.json, table.md           what the command prints
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,15 @@ from nfcot_model.files import content_hash, holdings, read_json_object, write_js
 from nfcot_model.training.config import TrainConfig
 from nfcot_model.worlds.generate import GENERATOR_VERSION
 
-__all__ = ["Questions", "claim", "kept_budget", "kept_cell", "kept_plan", "write_cell"]
+__all__ = [
+    "Questions",
+    "Terms",
+    "check_folder",
+    "kept_cell",
+    "plan_all",
+    "speed_key",
+    "write_cell",
+]
 
 
 @dataclass(frozen=True)
@@ -43,57 +51,77 @@ class Questions:
         return {**asdict(self), "worlds": list(self.worlds), "steps": list(self.steps)}
 
 
-def claim(out: Path, config: TrainConfig, budget: float | None, equal: Equal, asked: Questions):
-    """Make `out` the folder of this comparison, or go on with it.
+@dataclass(frozen=True)
+class Terms:
+    """What makes two comparisons the same: trainings, budget and questions.
 
-    Raises UserError when it holds something else, naming what differs.
+    Without a `budget` it is what `text` spends in the joint stage's steps.
     """
-    wanted = {
-        "training": config.model_dump(mode="json", exclude={"reasoner", "seed"}),
-        "budget": budget,
-        "equal": equal,
-        "questions": asked.to_dict(),
-        "generator": GENERATOR_VERSION,
-    }
+
+    config: TrainConfig
+    budget: float | None
+    equal: Equal
+    questions: Questions
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "training": self.config.model_dump(mode="json", exclude={"reasoner", "seed"}),
+            "budget": self.budget,
+            "equal": self.equal,
+            "questions": self.questions.to_dict(),
+            "generator": GENERATOR_VERSION,
+        }
+
+
+def check_folder(out: Path, terms: Terms) -> None:
+    """Raises UserError when `out` holds something else, naming what differs; writes nothing."""
     path = out / "comparison.json"
     if path.exists():
-        found = read_json_object(path)
-        names = [n for n in wanted if found.get(n) != _plain(wanted[n])]
+        found, wanted = read_json_object(path), terms.to_dict()
+        names = [name for name in wanted if found.get(name) != wanted[name]]
         if names:
             raise UserError(
                 f"{out}: holds another comparison ({' and '.join(names)} differ); repeat its"
                 " options, or choose another -o"
             )
-        return
-    if out.exists() and (not out.is_dir() or holdings(out)):
+    elif out.exists() and (not out.is_dir() or holdings(out)):
         raise UserError(f"{out}: not empty and no comparison; choose another -o")
+
+
+def plan_all(
+    out: Path, terms: Terms, configs: Mapping[str, TrainConfig]
+) -> tuple[float, dict[str, Plan]]:
+    """The budget, and how many steps it makes for each reasoner; counted once, with seed 0.
+
+    What is new is kept only when all of them are possible: a budget that does not last leaves
+    nothing behind.
+    """
+    budget_path = out / "plans" / "budget.json"
+    if budget_path.exists():
+        budget = float(read_json_object(budget_path)["budget"])
+    elif terms.budget is not None:
+        budget = terms.budget
+    elif configs:
+        explicit = terms.config.model_copy(update={"reasoner": "text", "seed": 0})
+        budget = getattr(cost_of(explicit, "joint"), terms.equal)
+    else:
+        budget = 0.0
+    plans, new = {}, {}
+    for name, config in configs.items():
+        path = out / "plans" / f"{name}.json"
+        if path.exists():
+            plans[name] = Plan.from_dict(read_json_object(path))
+        else:
+            plans[name] = new[path] = plan(config, budget, terms.equal)
     for name in ("plans", "train", "cells"):
         (out / name).mkdir(parents=True, exist_ok=True)
-    write_json(path, wanted)
-
-
-def _plain(value: Any) -> Any:
-    return [*map(_plain, value)] if isinstance(value, tuple) else value
-
-
-def kept_budget(out: Path, config: TrainConfig, budget: float | None, equal: Equal) -> float:
-    """What may each reasoner spend? Without a `budget`: what `text` does in the joint steps."""
-    path = out / "plans" / "budget.json"
-    if not path.exists():
-        if budget is None:
-            explicit = config.model_copy(update={"reasoner": "text"})
-            budget = getattr(cost_of(explicit, "joint"), equal)
-        write_json(path, {"equal": equal, "budget": budget})
-    return float(read_json_object(path)["budget"])
-
-
-def kept_plan(out: Path, config: TrainConfig, budget: float, equal: Equal) -> Plan:
-    """How many steps may this reasoner train? Counted once, with seed 0, for all seeds."""
-    path = out / "plans" / f"{config.reasoner}.json"
-    if not path.exists():
-        first = config.model_copy(update={"seed": 0})
-        write_json(path, plan(first, budget, equal).to_dict())
-    return Plan.from_dict(read_json_object(path))
+    if not (out / "comparison.json").exists():
+        write_json(out / "comparison.json", terms.to_dict())
+    if configs and not budget_path.exists():
+        write_json(budget_path, {"equal": terms.equal, "budget": budget})
+    for path, made in new.items():
+        write_json(path, made.to_dict())
+    return budget, plans
 
 
 def kept_cell(path: Path, checkpoint: str) -> Measured | None:

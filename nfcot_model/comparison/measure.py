@@ -121,9 +121,7 @@ def _sampled(
             thoughts = reasoner.think(prompts, tau=sampling.tau, noise_seeds=seeds)
             answers = reasoner.answer(prompts, thoughts)
         else:
-            answers = reasoner.answer(
-                prompts, greedy, temperature=sampling.tau, noise_seeds=seeds
-            )
+            answers = reasoner.answer(prompts, greedy, temperature=sampling.tau, noise_seeds=seeds)
         # A reasoner says the same again and again: every answer is judged once.
         new = [(i, a) for i, a in enumerate(answers) if (i, a) not in verdicts]
         judged = passed(sandbox, [a for _, a in new], [problems[i] for i, _ in new])

@@ -17,6 +17,7 @@ __all__ = ["Equal", "Plan", "StagePlan", "cost_of", "plan", "with_steps"]
 Equal = Literal["tokens", "flops"]
 SAMPLED = 24  # steps of a stage whose positions are counted; all of a shorter stage
 COUNTED = 6  # of these, whose floating-point operations are counted
+CLOSE, TRIES = 0.003, 4  # how near to the budget a plan comes, and how often it is corrected
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def cost_of(config: TrainConfig, name: str) -> StagePlan:
     an untrained model: what is computed does not depend on the weights. Backward passes are run
     for the operations, on fewer steps.
     """
-    return _Meter(config, name).cost(getattr(config, name).steps, SAMPLED)
+    return _Meter(config, name).cost(getattr(config, name).steps)
 
 
 def plan(config: TrainConfig, budget: float, equal: Equal = "tokens") -> Plan:
@@ -83,20 +84,25 @@ def plan(config: TrainConfig, budget: float, equal: Equal = "tokens") -> Plan:
     """
     others = {n: cost_of(config, n) for n in stages_of(config) if n != "joint"}
     left = budget - sum(getattr(stage, equal) for stage in others.values())
-    meter = _Meter(config, "joint")
-    least = config.joint.warmup + 1
+    meter, least = _Meter(config, "joint"), config.joint.warmup + 1
     steps = least
-    for sampled in (COUNTED, SAMPLED):
-        cost = meter.cost(steps, sampled)
-        steps = max(least, round(left / getattr(cost, equal) * steps))
-    found = meter.cost(steps, SAMPLED)
+    for _ in range(TRIES):
+        counted = meter.cost(steps, operations=equal == "flops")
+        more = max(least / steps, left / getattr(counted, equal))
+        if abs(more - 1) <= CLOSE:
+            break
+        steps = round(more * steps)
+    # The mean step of a stage almost as long is that of this one.
+    counted = meter.cost(counted.steps)
+    share = max(least, round(more * counted.steps)) / counted.steps
+    found = StagePlan(round(share * counted.steps), share * counted.tokens, share * counted.flops)
     needed = sum(getattr(stage, equal) for stage in [*others.values(), found])
-    if steps == least and needed > 1.01 * budget:
+    if found.steps == least and needed > 1.01 * budget:
         raise UserError(
             f"--budget {budget:.4g}: '{config.reasoner}' needs {needed:.4g} {equal} for"
             f" {least} joint steps and its other stages ({', '.join(others) or 'none'}); give more"
         )
-    stages = {n: others[n] if n in others else found for n in stages_of(config)}
+    stages = {n: others.get(n, found) for n in stages_of(config)}
     return Plan(config.reasoner, stages)
 
 
@@ -110,37 +116,39 @@ class _Meter:
         self.positions: dict[tuple[int, int], int] = {}
         self.flops: dict[tuple[int, int], int] = {}
 
-    def cost(self, steps: int, sampled: int) -> StagePlan:
+    def cost(self, steps: int, operations: bool = True) -> StagePlan:
+        """Of the stage with so many steps; without `operations` its `flops` are not counted."""
         config = with_steps(self.config, Plan("", {self.name: StagePlan(steps, 0, 0)}))
         aim = objective(config, self.name, self.reasoner, self.accelerator)
         stage: StageConfig = getattr(config, self.name)
-        chosen = _spread(steps, sampled)
-        positions = sum(self._step(aim, stage, s, False)[0] for s in chosen)
-        counted = [self._step(aim, stage, s, True) for s in _spread(steps, COUNTED)]
-        per_position = sum(flops for _, flops in counted) / sum(n for n, _ in counted)
-        tokens = positions / len(chosen) * steps
-        return StagePlan(steps, tokens, tokens * per_position)
+        chosen = _spread(steps, SAMPLED)
+        tokens = sum(self._positions(aim, stage, s) for s in chosen) / len(chosen) * steps
+        if not operations:
+            return StagePlan(steps, tokens, 0.0)
+        counted = _spread(steps, COUNTED)
+        flops = sum(self._operations(aim, stage, s) for s in counted)
+        return StagePlan(
+            steps, tokens, tokens * flops / sum(self._positions(aim, stage, s) for s in counted)
+        )
 
-    def _step(
-        self, aim: Objective, stage: StageConfig, step: int, backward: bool
-    ) -> tuple[int, int]:
+    def _positions(self, aim: Objective, stage: StageConfig, step: int) -> int:
         key = (step, aim.part_of_stage(step))
-        if key not in self.positions or (backward and key not in self.flops):
+        if key not in self.positions:
             with count_passes(self.reasoner.model) as count:
-                if backward:
-                    self.flops[key] = self._operations(aim, stage, step)
-                else:
-                    for part in range(stage.accumulate):
-                        aim.loss_of(aim.module, step, part)
+                for part in range(stage.accumulate):
+                    aim.loss_of(aim.module, step, part)
             self.positions[key] = count.positions
-        return self.positions[key], self.flops.get(key, 0)
+        return self.positions[key]
 
     def _operations(self, aim: Objective, stage: StageConfig, step: int) -> int:
-        with count_flops() as counter:
-            for part in range(stage.accumulate):
-                aim.loss_of(aim.module, step, part)["loss"].backward()
-        aim.module.zero_grad()
-        return int(counter.get_total_flops())
+        key = (step, aim.part_of_stage(step))
+        if key not in self.flops:
+            with count_flops() as counter:
+                for part in range(stage.accumulate):
+                    aim.loss_of(aim.module, step, part)["loss"].backward()
+            aim.module.zero_grad()
+            self.flops[key] = int(counter.get_total_flops())
+        return self.flops[key]
 
 
 def _spread(steps: int, count: int) -> list[int]:

@@ -9,10 +9,10 @@ from typing import Any
 
 from nfcot_model.comparison.folder import (
     Questions,
-    claim,
-    kept_budget,
+    Terms,
+    check_folder,
     kept_cell,
-    kept_plan,
+    plan_all,
     speed_key,
     write_cell,
 )
@@ -107,10 +107,11 @@ def compare(
     if given:
         _check_comparable(config, given, loaded or {})
     cells = dict(_problems(questions))
-    claim(out, config, budget, equal, questions)
+    terms = Terms(config, budget, equal, questions)
+    check_folder(out, terms)
     own = [name for name in names if name not in given]
-    amount = kept_budget(out, config, budget, equal) if own else 0.0
-    plans = {n: kept_plan(out, config_of(config, n, 0), amount, equal) for n in own}
+    say("planning equal budgets")
+    amount, plans = plan_all(out, terms, {name: config_of(config, name, 0) for name in own})
     models: dict[tuple[str, int], Path | None] = {}
     for seed in range(seeds):
         for name in own:

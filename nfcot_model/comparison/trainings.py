@@ -1,4 +1,4 @@
-"""The trainings of a comparison: one folder per reasoner and seed, resumable, its cost beside it."""
+"""The trainings of a comparison: one resumable folder per reasoner and seed, its cost beside it."""
 
 from __future__ import annotations
 
