@@ -54,6 +54,7 @@ def compare(
     Example: nfcot compare -o work/compare --only text,nfcot,coconut,codi
     """
     import math
+    from dataclasses import replace
 
     from nfcot_model.comparison.folder import Questions
     from nfcot_model.comparison.measure import Sampling
@@ -98,7 +99,7 @@ def compare(
 
         def show(name: str, number: int, progress: Any) -> None:
             if report is not None:
-                report(progress)
+                report(replace(progress, stage=f"{name} {number} {progress.stage}"))
 
         compared = run(
             settings,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nfcot_model.comparison.cost import count_flops, count_passes
-from nfcot_model.evaluation.cells import batches, passed
+from nfcot_model.evaluation.cells import BATCH, batches, passed
 from nfcot_model.evaluation.swaps import evaluate_swaps
 from nfcot_model.reasoners import Reasoner
 from nfcot_model.sampling import noise_seed
@@ -111,22 +111,25 @@ def _sampled(
     counts = [0] * len(problems)
     kinds: list[set[str]] = [set() for _ in problems]
     verdicts: dict[tuple[int, str], bool] = {}
-    prompts = [p.prompt for p in problems]
-    greedy = None
-    if not reasoner.draws:
-        greedy = reasoner.think(prompts, tau=0.0, noise_seeds=[0] * len(problems))
-    for sample in range(sampling.samples):
-        seeds = [noise_seed(seed, p.id, sample) for p in problems]
-        if greedy is None:
+    rows = [(i, sample) for i in range(len(problems)) for sample in range(sampling.samples)]
+    for start in range(0, len(rows), BATCH):
+        block = rows[start : start + BATCH]
+        prompts = [problems[i].prompt for i, _ in block]
+        seeds = [noise_seed(seed, problems[i].id, sample) for i, sample in block]
+        if reasoner.draws:
             thoughts = reasoner.think(prompts, tau=sampling.tau, noise_seeds=seeds)
             answers = reasoner.answer(prompts, thoughts)
         else:
-            answers = reasoner.answer(prompts, greedy, temperature=sampling.tau, noise_seeds=seeds)
+            thoughts = reasoner.think(prompts, tau=0.0, noise_seeds=seeds)
+            answers = reasoner.answer(
+                prompts, thoughts, temperature=sampling.tau, noise_seeds=seeds
+            )
+        said = [(i, answer) for (i, _), answer in zip(block, answers, strict=True)]
         # A reasoner says the same again and again: every answer is judged once.
-        new = [(i, a) for i, a in enumerate(answers) if (i, a) not in verdicts]
+        new = sorted(set(said) - verdicts.keys())
         judged = passed(sandbox, [a for _, a in new], [problems[i] for i, _ in new])
         verdicts.update(zip(new, judged, strict=True))
-        for i, answer in enumerate(answers):
+        for i, answer in said:
             if verdicts[i, answer]:
                 counts[i] += 1
                 kinds[i].add(answer)

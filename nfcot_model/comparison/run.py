@@ -205,7 +205,7 @@ def _teller(
 
 
 def _parameters(reasoner: Any) -> int:
-    """Trained in some stage: all of a model, whose unused parts are none of its parameters."""
+    """Of the whole model: the backbone, and what the kind adds."""
     return sum(p.numel() for p in reasoner.model.parameters())
 
 

@@ -39,7 +39,7 @@ def settings(path: Path) -> Path:
         steps = {"joint": 12, "codec": 3}.get(name, 0)
         data[name] |= {"steps": steps, "warmup": 1, "batch": 4, "validate_every": 1000}
     data["model"] |= {"max_answer_tokens": 6, "baseline": {"max_reasoning_tokens": 8}}
-    path.write_text(yaml.safe_dump({**data, "save_minutes": 0}))
+    path.write_text(yaml.safe_dump({**data, "save_minutes": 0.01}))
     return path
 
 
