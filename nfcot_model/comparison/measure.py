@@ -136,7 +136,7 @@ def _sampled(
     return counts, [len(kind) for kind in kinds]
 
 
-def _costs(reasoner: Reasoner, problems: Sequence[Problem]) -> tuple[float, float]:
+def _costs(reasoner: Any, problems: Sequence[Problem]) -> tuple[float, float]:
     """Mean passes and operations of an answer, one problem at a time."""
     passes = flops = 0
     for problem in problems:

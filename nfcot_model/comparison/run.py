@@ -177,7 +177,7 @@ def _time(
     """Time those of the first seed, unless exactly these were timed before."""
     path = out / "speed.json"
     key = speed_key({n: r.checkpoint_hash for n, r in reasoners.items()}, rounds)
-    kept = read_json_object(path) if path.exists() else {"key": None}
+    kept: dict[str, Any] = read_json_object(path) if path.exists() else {"key": None}
     if kept["key"] != key and reasoners:
         say("timing side by side")
         timed = {"/".join(c): measure_speed(reasoners, p, rounds) for c, p in cells.items()}

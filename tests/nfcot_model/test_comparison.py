@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.metadata import EntryPoint
 from itertools import combinations
 from pathlib import Path
@@ -87,8 +88,8 @@ def test_passes_of_an_answer_are_those_of_the_kind(kind: str) -> None:
 def test_budgets_are_equal_and_every_pass_over_a_position_is_paid(config) -> None:
     steps = {}
     for kind in ("text", "direct", "codi", "looped"):
-        found = plan(config_of(config, kind, 0), 6.0e4)
-        assert found.tokens == pytest.approx(6.0e4, rel=0.01)
+        found = plan(config_of(config, kind, 0), 4.0e4)
+        assert found.tokens == pytest.approx(4.0e4, rel=0.01)
         steps[kind] = found.stages["joint"].steps
     # CODI reads the text and thinks too; a looped stack passes four times over what direct reads.
     assert steps["direct"] > steps["text"] > steps["codi"]
@@ -96,9 +97,9 @@ def test_budgets_are_equal_and_every_pass_over_a_position_is_paid(config) -> Non
 
 
 def test_a_codec_is_paid_from_the_same_budget_and_operations_can_be_equal(config) -> None:
-    found = plan(config_of(config, "nfcot", 0), 6.0e4)
+    found = plan(config_of(config, "nfcot", 0), 4.0e4)
     assert list(found.stages) == ["codec", "joint"]
-    assert found.tokens == pytest.approx(6.0e4, rel=0.01)
+    assert found.tokens == pytest.approx(4.0e4, rel=0.01)
     equal = plan(config_of(config, "direct", 0), found.flops, "flops")
     assert equal.flops == pytest.approx(found.flops, rel=0.01)
     with pytest.raises(UserError, match=r"'nfcot' needs .* for 2 joint steps"):
@@ -231,6 +232,10 @@ def compared(config, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nfcot_model.training.objectives.training_batch", watched)
         one = compare(config, whole, ASKED, **options, report=note, say=say)
+    for name in ("comparison.json", "plans"):  # counting them again would tell nothing
+        copy = shutil.copytree if name == "plans" else shutil.copy
+        parts.mkdir(exist_ok=True)
+        copy(whole / name, parts / name)
     with pytest.raises(StoppedError):
         compare(config, parts, ASKED, **options, report=stop_training)
     with pytest.raises(StoppedError):
