@@ -16,7 +16,7 @@ from nfcot_model.worlds import Problem
 
 __all__ = ["Measured", "Sampling", "measure"]
 
-COSTED = 6  # problems of a cell whose answers are counted one by one
+COSTED = 3  # problems of a cell whose answers are counted one by one
 
 
 @dataclass(frozen=True)
