@@ -110,18 +110,21 @@ def compare(
     terms = Terms(config, budget, equal, questions)
     check_folder(out, terms)
     own = [name for name in names if name not in given]
+    models: dict[tuple[str, int], Path | None] = {
+        (name, seed): trained(out / "train" / f"{name}-{seed}", config_of(config, name, seed))
+        for seed in range(seeds)
+        for name in own
+    }
+    there = {name for (name, _), model in models.items() if model is not None}
+    planned = [name for name in own if training or name in there]
     say("planning equal budgets")
-    amount, plans = plan_all(out, terms, {name: config_of(config, name, 0) for name in own})
-    models: dict[tuple[str, int], Path | None] = {}
-    for seed in range(seeds):
-        for name in own:
+    amount, plans = plan_all(out, terms, {name: config_of(config, name, 0) for name in planned})
+    for (name, seed), model in models.items():
+        if training and model is None:
+            say(f"{name}, seed {seed}: training")
             one, folder = config_of(config, name, seed), out / "train" / f"{name}-{seed}"
-            if training:
-                say(f"{name}, seed {seed}: training")
-                tell = None if report is None else _teller(report, name, seed)
-                models[name, seed] = train_one(one, plans[name], folder, tell)
-            else:
-                models[name, seed] = trained(folder, one)
+            tell = None if report is None else _teller(report, name, seed)
+            models[name, seed] = train_one(one, plans[name], folder, tell)
     contenders: dict[str, Contender] = {}
     first: dict[str, Any] = {}
     with Sandbox() as sandbox:
