@@ -50,10 +50,15 @@ class Questions:
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "worlds": list(self.worlds), "steps": list(self.steps)}
 
+    def of_a_cell(self) -> str:
+        """Are a cell's problems and samples the same?"""
+        cell = {"n": self.n, "sampling": asdict(self.sampling), "seed": self.seed}
+        return content_hash({**cell, "generator": GENERATOR_VERSION})
+
 
 @dataclass(frozen=True)
 class Terms:
-    """What makes two comparisons the same: trainings, budget and questions.
+    """What makes two comparisons the same: trainings and budget. Questions may change.
 
     Without a `budget` it is what `text` spends in the joint stage's steps.
     """
@@ -61,15 +66,12 @@ class Terms:
     config: TrainConfig
     budget: float | None
     equal: Equal
-    questions: Questions
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "training": self.config.model_dump(mode="json", exclude={"reasoner", "seed"}),
             "budget": self.budget,
             "equal": self.equal,
-            "questions": self.questions.to_dict(),
-            "generator": GENERATOR_VERSION,
         }
 
 
@@ -124,8 +126,11 @@ def plan_all(
     return budget, plans
 
 
-def kept_cell(path: Path, checkpoint: str) -> Measured | None:
-    """What was measured of this checkpoint here? Raises UserError when it was another's."""
+def kept_cell(path: Path, checkpoint: str, asked: Questions) -> Measured | None:
+    """What was measured of this checkpoint here, with these questions?
+
+    Raises UserError when it was another's.
+    """
     if not path.exists():
         return None
     found = read_json_object(path)
@@ -134,14 +139,18 @@ def kept_cell(path: Path, checkpoint: str) -> Measured | None:
             f"{path}: holds figures of another checkpoint ({found['checkpoint']}, not"
             f" {checkpoint}); compare it in another -o"
         )
+    if found["asked"] != asked.of_a_cell():
+        return None
     return Measured.from_dict(found["measured"])
 
 
-def write_cell(path: Path, checkpoint: str, measured: Measured) -> None:
-    """Keep what was measured of a checkpoint."""
-    write_json(path, {"checkpoint": checkpoint, "measured": measured.to_dict()})
+def write_cell(path: Path, checkpoint: str, asked: Questions, measured: Measured) -> None:
+    """Keep what was measured of a checkpoint, in the place of what was with other questions."""
+    kept = {"checkpoint": checkpoint, "asked": asked.of_a_cell(), "measured": measured.to_dict()}
+    write_json(path, kept)
 
 
-def speed_key(checkpoints: dict[str, str], rounds: int) -> str:
-    """Are kept timings those of these checkpoints?"""
-    return content_hash({"checkpoints": checkpoints, "rounds": rounds})
+def speed_key(checkpoints: dict[str, str], asked: Questions, rounds: int) -> str:
+    """Are kept timings those of these checkpoints, on these problems?"""
+    key = {"checkpoints": checkpoints, "questions": asked.to_dict(), "rounds": rounds}
+    return content_hash(key)

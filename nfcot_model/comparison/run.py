@@ -107,7 +107,7 @@ def compare(
     if given:
         _check_comparable(config, given, loaded or {})
     cells = dict(_problems(questions))
-    terms = Terms(config, budget, equal, questions)
+    terms = Terms(config, budget, equal)
     check_folder(out, terms)
     own = [name for name in names if name not in given]
     models: dict[tuple[str, int], Path | None] = {
@@ -140,15 +140,15 @@ def compare(
                 contender.processor_seconds.append(spent)
             for cell, problems in cells.items():
                 path = out / "cells" / f"{name}-{seed}-{'-'.join(cell)}.json"
-                found = kept_cell(path, reasoner.checkpoint_hash)
+                found = kept_cell(path, reasoner.checkpoint_hash, questions)
                 if found is None:
                     found = measure(
                         reasoner, problems, sandbox, questions.sampling,
                         steps=cell[1], seed=questions.seed,
                     )  # fmt: skip
-                    write_cell(path, reasoner.checkpoint_hash, found)
+                    write_cell(path, reasoner.checkpoint_hash, questions, found)
                 contender.cells.setdefault(cell, []).append(found)
-    _time(out, first, cells, rounds, contenders, say)
+    _time(out, first, cells, questions, rounds, contenders, say)
     missing = [key for key, model in models.items() if model is None]
     return Compared(list(contenders.values()), missing, amount, equal, questions)
 
@@ -173,13 +173,14 @@ def _time(
     out: Path,
     reasoners: Mapping[str, Any],
     cells: Mapping[Cell, list[Problem]],
+    questions: Questions,
     rounds: int,
     contenders: Mapping[str, Contender],
     say: Callable[[str], None],
 ) -> None:
     """Time those of the first seed, unless exactly these were timed before."""
     path = out / "speed.json"
-    key = speed_key({n: r.checkpoint_hash for n, r in reasoners.items()}, rounds)
+    key = speed_key({n: r.checkpoint_hash for n, r in reasoners.items()}, questions, rounds)
     kept: dict[str, Any] = read_json_object(path) if path.exists() else {"key": None}
     if kept["key"] != key and reasoners:
         say("timing side by side")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from itertools import combinations
 from pathlib import Path
@@ -314,7 +315,6 @@ def test_bad_input_is_one_line(compared, tmp_path, capsys, monkeypatch) -> None:
         (["--tau", "0"], "--tau 0: samples need a positive temperature"),
         (["--load", "direct"], "--load direct: expected NAME=FOLDER"),
         (["--budget", "9e9"], "holds another comparison (budget differ)"),
-        (["-n", "5"], "holds another comparison (questions differ)"),
         (["--load", f"text={direct}"], "reasons as 'direct', expected a model of text"),
         (["--load", f"direct={tmp_path / 'other'}"], "not comparable, its backbone has model_type"),
     ):
@@ -340,8 +340,11 @@ def test_a_loaded_checkpoint_is_measured_and_another_in_its_place_refused(
     found = compare(config, tmp_path / "c", ASKED, **one, loaded={"direct": model})
     assert [c.seeds for c in found.contenders] == [[0]]
     assert found.contenders[0].plan is None
+    more = replace(ASKED, n=5)
+    asked = compare(config, tmp_path / "c", more, **one, loaded={"direct": model})
+    assert [len(m.right) for m in asked.contenders[0].cells["digits", "2"]] == [5]
     path = tmp_path / "c" / "cells" / "direct-0-digits-2.json"
     kept = json.loads(path.read_text())
     path.write_text(json.dumps({**kept, "checkpoint": "0" * 16}))
     with pytest.raises(UserError, match="figures of another checkpoint"):
-        compare(config, tmp_path / "c", ASKED, **one, loaded={"direct": model})
+        compare(config, tmp_path / "c", more, **one, loaded={"direct": model})
