@@ -68,8 +68,12 @@ class Terms:
     equal: Equal
 
     def to_dict(self) -> dict[str, Any]:
+        # Without defaults: a setting that a later version adds makes no other comparison.
+        training = self.config.model_dump(
+            mode="json", exclude={"reasoner", "seed"}, exclude_defaults=True
+        )
         return {
-            "training": self.config.model_dump(mode="json", exclude={"reasoner", "seed"}),
+            "training": training,
             "budget": self.budget,
             "equal": self.equal,
         }
