@@ -29,6 +29,7 @@ SUMMARIES = {
     "world": "Make problem sets with known reasoning.",
     "train": "Train codec, flow, backbone and head.",
     "eval": "Measure a model: pass rates, decoding, causal controls, published benchmarks.",
+    "compare": "Train and measure all kinds of reasoners side by side.",
     "trace": "Record a run: thoughts, likelihoods, decoded text, verdicts.",
     "show": "Show a run or one trace in the terminal.",
     "sites": "List the hooks of a model: where it can be read at each thought.",

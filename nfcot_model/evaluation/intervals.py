@@ -30,7 +30,7 @@ def share(hits: Sequence[bool], groups: Sequence[str]) -> Share:
     return Share(value, *wilson((value or 0.0) * count, count))
 
 
-def wilson(successes: float, n: int) -> tuple[float, float]:
+def wilson(successes: float, n: float) -> tuple[float, float]:
     """The 95 % Wilson interval of a share (Wilson 1927); (0, 1) when nothing was counted."""
     if n == 0:
         return 0.0, 1.0

@@ -11,7 +11,7 @@ import torch
 
 from nfcot_model.evaluation.cells import BATCH, batches, passed
 from nfcot_model.evaluation.intervals import Share, share
-from nfcot_model.reasoners import NFCoTReasoner
+from nfcot_model.reasoners import Reasoner
 from nfcot_model.sampling import noise_seed
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.thoughts import Thoughts
@@ -76,7 +76,7 @@ def pooled(figures: Sequence[SwapFigures]) -> SwapFigures:
 
 
 def evaluate_swaps(
-    reasoner: NFCoTReasoner,
+    reasoner: Reasoner,
     problems: Sequence[Problem],
     sandbox: Sandbox,
     *,

@@ -20,6 +20,7 @@ from nfcot_model.config import CodecConfig, FlowConfig
 from nfcot_model.errors import UserError
 from nfcot_model.faults import first_fault
 from nfcot_model.worlds import WORLDS
+from nfcot_model.worlds.generate import MAX_STEPS, TRAINED_STEPS
 
 __all__ = [
     "STAGES",
@@ -131,7 +132,8 @@ class ModelConfig(_Section):
 class DataConfig(_Section):
     """Built-in worlds, drawn afresh at every step, or a JSONL file of problems or of examples.
 
-    `renumber` is the share of world problems whose first operation carries a number above 1.
+    `renumber` is the share of world problems whose first operation carries a number above 1,
+    `steps` the shortest and the longest pipeline of the worlds.
     `examples` are rows of prompt, reasoning and answer (`nfcot_model.training.examples`); with
     `streaming` they are read in passing, shuffled within `buffer` rows, instead of held in memory.
     `packing`: streams share rows of so many positions, so that little is computed on padding.
@@ -141,6 +143,7 @@ class DataConfig(_Section):
     worlds: dict[str, float] = Field(default_factory=lambda: {"digits": 1.0, "shuffle": 1.0})
     problems: str | None = None
     renumber: float = Field(default=0.0, ge=0, le=1)
+    steps: tuple[int, int] = TRAINED_STEPS
     examples: str | None = None
     streaming: bool = False
     buffer: int = Field(default=10_000, ge=1)
@@ -155,6 +158,13 @@ class DataConfig(_Section):
         if self.streaming and self.examples is None:
             raise ValueError("streaming needs examples")
         return self
+
+    @field_validator("steps")
+    @classmethod
+    def _range_of_steps(cls, steps: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= steps[0] <= steps[1] <= MAX_STEPS:
+            raise ValueError(f"expected [shortest, longest] within 1 to {MAX_STEPS}")
+        return steps
 
     @field_validator("worlds")
     @classmethod

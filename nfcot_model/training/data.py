@@ -13,7 +13,7 @@ from nfcot_model.files import content_hash
 from nfcot_model.training.config import DataConfig, StageConfig
 from nfcot_model.training.examples import Streamed, examples_hash, read_examples, streamed
 from nfcot_model.worlds import Problem, make_problem, problem_set_hash, read_problems
-from nfcot_model.worlds.generate import MAX_STEPS, TRAINED_STEPS
+from nfcot_model.worlds.generate import MAX_STEPS
 
 __all__ = [
     "data_hash",
@@ -37,23 +37,24 @@ def training_batch(
     elif (path := _path(data)) is not None:
         problems = rng.choices(_training_part(*path), k=stage.batch)
     else:
-        longest = _longest(stage, step)
+        longest = _longest(data, stage, step)
         problems = [_world_problem(data, rng, longest) for _ in range(stage.batch)]
     return sorted(problems, key=lambda p: len(p.prompt))
 
 
-def _longest(stage: StageConfig, step: int) -> int:
-    top = TRAINED_STEPS[1]
+def _longest(data: DataConfig, stage: StageConfig, step: int) -> int:
+    shortest, top = data.steps
     if step >= stage.curriculum:
         return top
-    return stage.first_length + (top - stage.first_length) * step // stage.curriculum
+    first = min(max(stage.first_length, shortest), top)
+    return first + (top - first) * step // stage.curriculum
 
 
 def _world_problem(data: DataConfig, rng: random.Random, longest: int) -> Problem:
     world = rng.choices(list(data.worlds), list(data.worlds.values()))[0]
     # Longer problems more often: the fewer pipelines of a length there are, the sooner their
     # answers are learned by heart, past the thoughts.
-    lengths = range(TRAINED_STEPS[0], longest + 1)
+    lengths = range(data.steps[0], longest + 1)
     steps = rng.choices(lengths, lengths)[0]
     renumbered = rng.random() < data.renumber
     first = rng.randint(1, MAX_STEPS + 1 - steps) if renumbered else 1
@@ -126,7 +127,7 @@ def held_out(data: DataConfig, seed: int) -> list[Problem]:
     rng = random.Random(f"{seed}/validation")
     per_world = max(1, data.held_out // len(data.worlds))
     return [
-        make_problem(world, "calibration", rng, rng.randint(*TRAINED_STEPS))
+        make_problem(world, "calibration", rng, rng.randint(*data.steps))
         for world in data.worlds
         for _ in range(per_world)
     ]
@@ -149,7 +150,7 @@ def every_problem(data: DataConfig, seed: int) -> Iterable[Problem]:
     if (path := _path(data)) is not None:
         return _user_problems(*path)
     rng = random.Random(f"{seed}/every")
-    return [_world_problem(data, rng, TRAINED_STEPS[1]) for _ in range(500)]
+    return [_world_problem(data, rng, data.steps[1]) for _ in range(500)]
 
 
 def data_hash(data: DataConfig) -> str | None:
@@ -165,6 +166,6 @@ def vocabulary_texts(data: DataConfig, seed: int) -> Sequence[str]:
         problems = list(islice(every_problem(data, seed), VOCABULARY_ROWS))
     else:
         rng = random.Random(f"{seed}/vocabulary")
-        every = DataConfig(worlds=data.worlds, renumber=0.5)
-        problems = [_world_problem(every, rng, TRAINED_STEPS[1]) for _ in range(2000)]
+        every = data.model_copy(update={"renumber": 0.5})
+        problems = [_world_problem(every, rng, data.steps[1]) for _ in range(2000)]
     return [t for p in problems for t in (p.prompt, *p.steps, p.answer or "")]

@@ -1,0 +1,1 @@
+"""All reasoners side by side: trained alike, measured alike, in one resumable folder."""
