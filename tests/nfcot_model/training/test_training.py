@@ -232,7 +232,7 @@ def test_a_bad_config_names_file_and_field_and_what_was_expected(tmp_path, chang
 
 def test_presets_and_folders_that_do_not_fit_are_refused(tmp_path) -> None:
     with pytest.raises(
-        UserError, match="choose one of demo, qwen3_1p7b_lora_24gb, qwen3_8b_code, tiny"
+        UserError, match="choose one of compare, demo, qwen3_1p7b_lora_24gb, qwen3_8b_code, tiny"
     ):
         load_config("huge", None)
     with pytest.raises(UserError, match="one of them"):
