@@ -24,6 +24,7 @@ from analyses.findings import (
     planted_summary,
     replay_summary,
 )
+from analyses.known import known_validation
 from analyses.ranks import refuse_too_few
 from nfcot_model.traces import Run
 from nfcot_model.traces.replay import disagree
@@ -101,11 +102,16 @@ def audit_run(run: Run, clean: Run | CleanSet, rule: Rule | float) -> AuditResul
         "coverage": _coverage(run, scores, seconds),
         "planted": planted_summary(run, trajectories),
         "band_by_k": calibration.band_by_k,
-        "evidence": dict.fromkeys(EVIDENCE),
+        "evidence": dict.fromkeys(EVIDENCE) | {"validation": _known(run)},
         "deviations": [],
         "versions": {p: version(p) for p in ("nfcot-scope", "numpy", "scipy", "scikit-learn")},
     }
     return AuditResult(summary, trajectories, thoughts.drop(columns="named"))
+
+
+def _known(run: Run) -> dict[str, Any] | None:
+    decode = run.manifest["decode"]
+    return known_validation(run.manifest["checkpoint_hash"], decode["tau"])
 
 
 def _frames(

@@ -84,8 +84,10 @@ class LiveResult:
 class LiveMonitor:
     """An `on_thought` that scores every thought of one call of `think`, from the first.
 
-    Scores and stops are decided at once. Text and `listen` follow in order on a thread of their
-    own, so that thinking does not wait for them; `close` (or leaving the `with`) does. Texts are
+    Scores and stops are decided at once. Text and `listen` follow in order, on a thread of their
+    own, so that thinking does not wait for them; `close` (or leaving the `with`) does. (Where torch
+    computes on several cores already, text is read in between: two would only be in each other's
+    way.) Texts are
     read `read_every` thoughts at a time, which costs less than one by one: told at the latest
     `read_every - 1` thoughts later, at once where a thought is beyond the threshold, and after the
     last thought with `flush`. Raises UserError for a calibration of another model or temperature, a
@@ -118,7 +120,10 @@ class LiveMonitor:
         self._untold: list[int] = []
         self._unread: list[tuple[Tensor, Tensor]] = []  # latents and alive, from a step's start on
         self._reading = reasoner.model.flow.reading() if self.reads else None
-        self._thread = ThreadPoolExecutor(1, "nfcot-live") if self.reads or listen else None
+        busy = reasoner.model.device.type == "cpu" and torch.get_num_threads() > 1
+        self._between = self.reads and busy
+        aside = listen is not None or (self.reads and not busy)
+        self._thread = ThreadPoolExecutor(1, "nfcot-live") if aside else None
         self._jobs: list[Future[None]] = []
 
     def __call__(self, new: NewThoughts) -> Tensor | None:
@@ -143,10 +148,15 @@ class LiveMonitor:
         step["invalid"] = ~finite
         values = {name: value.cpu().numpy() for name, value in step.items()}
         self._steps.append(values)
-        if self._thread is not None:
-            k = len(self._steps) - 1
-            self._jobs.append(self._thread.submit(self._take, k, new.u, new.alive))
+        if self._between:
+            self._take(len(self._steps) - 1, new.u, new.alive)
+        elif self._thread is not None:
+            self._follow(self._take, len(self._steps) - 1, new.u, new.alive)
         return halted
+
+    def _follow(self, job: Callable[..., None], *arguments: object) -> None:
+        assert self._thread is not None
+        self._jobs.append(self._thread.submit(job, *arguments))
 
     def _take(self, k: int, u: Tensor, alive: Tensor) -> None:
         self._untold.append(k)
@@ -178,11 +188,19 @@ class LiveMonitor:
                 at = first + step * slots
                 self._texts |= {(row, k): text for k in range(at, at + slots)}
         told, self._untold = self._untold, []
-        if self.listen is not None:
-            for k in told:
-                values = self._steps[k]
-                for row in np.flatnonzero(values["alive"]).tolist():
-                    self.listen(self._thought(k, row, values))
+        if self.listen is None:
+            return
+        if self._between:
+            self._follow(self._listened, told)
+        else:
+            self._listened(told)
+
+    def _listened(self, told: Sequence[int]) -> None:
+        assert self.listen is not None
+        for k in told:
+            values = self._steps[k]
+            for row in np.flatnonzero(values["alive"]).tolist():
+                self.listen(self._thought(k, row, values))
 
     def _thought(self, k: int, row: int, values: dict[str, np.ndarray]) -> LiveThought:
         def at(name: str) -> float | None:
@@ -202,8 +220,10 @@ class LiveMonitor:
 
     def flush(self) -> None:
         """Thinking is over: read and tell what is left, without waiting for it."""
-        if self._thread is not None:
-            self._jobs.append(self._thread.submit(self._tell))
+        if self._between:
+            self._tell()
+        elif self._thread is not None:
+            self._follow(self._tell)
 
     def wait(self) -> None:
         """Until what was drawn so far is taken in; raises what a listener raised."""

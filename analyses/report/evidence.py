@@ -51,8 +51,14 @@ def _validation(found: dict[str, Any] | None) -> list[Block]:
         for row in found["table"]
     ]
     head = ["statistic", "plant", "severity", "AUROC", "TPR at 1 % FPR", "interval"]
+    of = found.get("settings", {})
     return [
-        Text(f"Realised false-positive rate on clean traces: {code(str(found.get('fpr')))}."),
+        Text(
+            f"Measured on checkpoint {code(str(of.get('checkpoint', 'not said')))} at tau"
+            f" {of.get('tau', 'not said')}, seed {of.get('seed', 'not said')}, by"
+            " `nfcot audit validate`. Realised false-positive rate on clean traces:"
+            f" {code(str(found.get('fpr')))}."
+        ),
         Table(head, rows[:SHOWN]),
         *([Text(f"{len(rows) - SHOWN} more rows are in audit.json.")] if len(rows) > SHOWN else []),
     ]

@@ -12,13 +12,18 @@ import jsonschema
 import pytest
 from typer.testing import CliRunner
 
+import analyses
 from analyses.audit import audit_run
 from analyses.calibrate import Rule
 from analyses.clean import CleanSet, clean_set
 from analyses.cli import app
+from analyses.known import known_validation
 from analyses.report import NEGATIVE_STATEMENT, audit_html, audit_markdown, read_audit, write_audit
+from analyses.report.evidence import evidence_sections
 from analyses.report.schema import SCHEMA_FILE, AuditDocument, json_schema
+from nfcot_model.checkpoints import demo_path
 from nfcot_model.errors import UserError
+from nfcot_model.reasoners.load import checkpoint_hash
 from nfcot_model.terminal import jsonable
 from nfcot_model.traces import Run
 from tests.synthetic_run import synthetic_run
@@ -201,3 +206,18 @@ def test_evidence_of_another_kind_is_refused(clean: CleanSet, run: Run, tmp_path
             ["report", str(tmp_path / "a"), "--causal", str(tmp_path / "x.json")],
             catch_exceptions=False,
         )
+
+
+def test_a_shipped_model_brings_what_the_planted_suite_found_of_it(run: Run) -> None:
+    """Of its checkpoint at its tau, the combination first; of any other, nothing."""
+    (file,) = (Path(analyses.__file__).parent / "measured").glob("*.json")
+    found = known_validation(file.stem, 0.7)
+    assert found is not None
+    assert found["settings"]["checkpoint"] == file.stem == checkpoint_hash(demo_path())
+    assert found["table"][0]["statistic"] == "combined"
+    plants = {row["plant"] for row in found["table"]}
+    assert {"P1-swap", "P8-flipped", "P9-released", "P14-attack", "P16-sandbag"} <= plants
+    page = evidence_sections({"validation": found})[0].blocks
+    assert file.stem in page[0].text
+    assert known_validation(file.stem, 0.9) is None
+    assert known_validation(run.manifest["checkpoint_hash"], 0.7) is None
