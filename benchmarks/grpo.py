@@ -90,7 +90,7 @@ class Row:
 
     arm: str
     seed: int | None
-    train_seconds: float
+    train_seconds: float | None
     thoughts: float
     pass_at_1: float
     pass_at_16: float
@@ -109,10 +109,14 @@ def problems_of(seed: int, n: int) -> dict[str, list[Problem]]:
     }
 
 
-def trained(config: GRPOConfig, out: Path, name: str) -> tuple[Path, float]:
-    """The model of one arm, trained unless it is there, and the seconds this took."""
+def trained(config: GRPOConfig, out: Path, name: str) -> tuple[Path, float | None]:
+    """The model of one arm, trained unless it is there, and how many seconds that took.
+
+    They are known only of a training that was never interrupted.
+    """
     started = perf_counter()
     seconds = out / name / "seconds.json"
+    whole = not (out / name).exists()
 
     def report(progress: Progress) -> None:
         if progress.step % 10 == 0 or progress.step == progress.steps:
@@ -121,9 +125,10 @@ def trained(config: GRPOConfig, out: Path, name: str) -> tuple[Path, float]:
             console.print(name, progress.step, f"{progress.steps_per_second:.2f}/s", shown)
 
     train_grpo(config, out / name, report=report)
-    if not seconds.exists():
+    if whole:
         write_json(seconds, perf_counter() - started)
-    return out / name / "grpo" / "model", json.loads(seconds.read_text())
+    spent = json.loads(seconds.read_text()) if seconds.exists() else None
+    return out / name / "grpo" / "model", spent
 
 
 def policy_of(model: Path | str) -> Policy:
@@ -135,7 +140,11 @@ def policy_of(model: Path | str) -> Policy:
 
 
 def measured(
-    arm: str, seed: int | None, model: Path | str, seconds: float, cells: dict[str, list[Problem]]
+    arm: str,
+    seed: int | None,
+    model: Path | str,
+    seconds: float | None,
+    cells: dict[str, list[Problem]],
 ) -> Row:
     policy = policy_of(model)
     problems = [p for members in cells.values() for p in members]
@@ -188,6 +197,7 @@ def table(rows: list[Row]) -> str:
     ]
     for row in rows:
         low, high = interval(np.array(row.passes))
+        spent = "–" if row.train_seconds is None else f"{row.train_seconds:.0f}"
         worlds = (
             " / ".join(f"{row.by_cell[f'{world} {steps}']:.2f}" for steps in LENGTHS)
             for world in WORLDS
@@ -195,7 +205,7 @@ def table(rows: list[Row]) -> str:
         lines.append(
             f"| {row.arm} | {'–' if row.seed is None else row.seed} | {row.pass_at_1:.3f}"
             f" ({low:.3f}–{high:.3f}) | {row.pass_at_16:.3f} | {' | '.join(worlds)} |"
-            f" {row.thoughts:.1f} | {row.train_seconds:.0f} |"
+            f" {row.thoughts:.1f} | {spent} |"
         )
     return "\n".join(lines)
 
@@ -213,7 +223,7 @@ def main() -> int:
     cells = problems_of(options.seed, options.n)
     rows: list[Row] = []
 
-    def add(arm: str, seed: int | None, model: Path | str, seconds: float) -> None:
+    def add(arm: str, seed: int | None, model: Path | str, seconds: float | None) -> None:
         kept = options.out / f"row-{arm}-{seed}-{options.seed}-{options.n}.json"
         if kept.exists():
             rows.append(Row(**json.loads(kept.read_text())))

@@ -41,6 +41,7 @@ class GRPOConfig(BaseModel):
     steps: int = Field(ge=1)
     prompts: int = Field(default=32, ge=1)
     group: int = Field(default=8, ge=2)
+    draws: int = Field(default=1, ge=1)
     inner: int = Field(default=1, ge=1)
     tau: float = Field(default=0.9, gt=0)
     temperature: float = Field(default=1.0, gt=0)
