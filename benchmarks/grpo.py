@@ -12,7 +12,7 @@ optimiser and number of steps:
 * `supervised 8-12`: as many supervised problems, of 8-12 steps: it is told their reasoning.
 * `grpo, no anchor`: verdicts alone.
 * `grpo, close`: fewer problems and larger groups, drawn until enough are mixed, and a divergence
-  from the start that costs.
+  from the start that costs. Only where `--arms` names it.
 * `grpo from demo`: as `grpo`, from the demo model itself, which stops after eight thoughts.
 
 `--reasoner text` does all of it to the explicit reasoner, whose actions are tokens.
@@ -77,12 +77,13 @@ FURTHER = {
     "validate_samples": 4,
     "save_minutes": 1.0,
 }
+CLOSE = "grpo, close"
 ARMS: dict[str, dict[str, Any]] = {
     "supervised 2-8": {"policy": 0},
     "supervised 8-12": {"policy": 0, "anchor_lengths": (8, 12)},
     "grpo": {},
     "grpo, no anchor": {"anchor": 0},
-    "grpo, close": {"prompts": 6, "group": 16, "draws": 4, "kl": 0.3},
+    CLOSE: {"prompts": 6, "group": 16, "draws": 4, "kl": 0.3},
 }
 FROM_DEMO = "grpo from demo"
 
@@ -228,7 +229,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=2026, help="seed of the problems of the table")
     parser.add_argument("--reasoner", choices=("nfcot", "text"), default="nfcot")
     arms = ("demo", *ARMS, FROM_DEMO)
-    parser.add_argument("--arms", nargs="+", choices=arms, default=arms, help="beside warm")
+    usual = [arm for arm in arms if arm != CLOSE]
+    parser.add_argument("--arms", nargs="+", choices=arms, default=usual, help="beside warm")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     cells = problems_of(options.seed, options.n)
