@@ -1,7 +1,7 @@
 """What does policy gradient on thoughts add to as many further supervised steps?
 
     python benchmarks/grpo.py -o work/grpo [--updates 120] [--seeds 3] [-n 400]
-        [--reasoner nfcot] [--json]
+        [--reasoner nfcot] [--arms NAME ...] [--json]
 
 Demo model, hard split (8-12 steps, tau = 0.9). The arms, each from the same start, with the same
 optimiser and number of steps:
@@ -11,6 +11,8 @@ optimiser and number of steps:
 * `supervised 2-8`: the anchor alone, the very same batches.
 * `supervised 8-12`: as many supervised problems, of 8-12 steps: it is told their reasoning.
 * `grpo, no anchor`: verdicts alone.
+* `grpo, close`: fewer problems and larger groups, drawn until enough are mixed, and a divergence
+  from the start that costs. Only where `--arms` names it.
 * `grpo from demo`: as `grpo`, from the demo model itself, which stops after eight thoughts.
 
 `--reasoner text` does all of it to the explicit reasoner, whose actions are tokens.
@@ -75,11 +77,13 @@ FURTHER = {
     "validate_samples": 4,
     "save_minutes": 1.0,
 }
+CLOSE = "grpo, close"
 ARMS: dict[str, dict[str, Any]] = {
     "supervised 2-8": {"policy": 0},
     "supervised 8-12": {"policy": 0, "anchor_lengths": (8, 12)},
     "grpo": {},
     "grpo, no anchor": {"anchor": 0},
+    CLOSE: {"prompts": 6, "group": 16, "draws": 4, "kl": 0.3},
 }
 FROM_DEMO = "grpo from demo"
 
@@ -90,7 +94,7 @@ class Row:
 
     arm: str
     seed: int | None
-    train_seconds: float
+    train_seconds: float | None
     thoughts: float
     pass_at_1: float
     pass_at_16: float
@@ -109,10 +113,14 @@ def problems_of(seed: int, n: int) -> dict[str, list[Problem]]:
     }
 
 
-def trained(config: GRPOConfig, out: Path, name: str) -> tuple[Path, float]:
-    """The model of one arm, trained unless it is there, and the seconds this took."""
+def trained(config: GRPOConfig, out: Path, name: str) -> tuple[Path, float | None]:
+    """The model of one arm, trained unless it is there, and how many seconds that took.
+
+    They are known only of a training that was never interrupted.
+    """
     started = perf_counter()
     seconds = out / name / "seconds.json"
+    whole = not (out / name).exists()
 
     def report(progress: Progress) -> None:
         if progress.step % 10 == 0 or progress.step == progress.steps:
@@ -121,9 +129,10 @@ def trained(config: GRPOConfig, out: Path, name: str) -> tuple[Path, float]:
             console.print(name, progress.step, f"{progress.steps_per_second:.2f}/s", shown)
 
     train_grpo(config, out / name, report=report)
-    if not seconds.exists():
+    if whole:
         write_json(seconds, perf_counter() - started)
-    return out / name / "grpo" / "model", json.loads(seconds.read_text())
+    spent = json.loads(seconds.read_text()) if seconds.exists() else None
+    return out / name / "grpo" / "model", spent
 
 
 def policy_of(model: Path | str) -> Policy:
@@ -135,7 +144,11 @@ def policy_of(model: Path | str) -> Policy:
 
 
 def measured(
-    arm: str, seed: int | None, model: Path | str, seconds: float, cells: dict[str, list[Problem]]
+    arm: str,
+    seed: int | None,
+    model: Path | str,
+    seconds: float | None,
+    cells: dict[str, list[Problem]],
 ) -> Row:
     policy = policy_of(model)
     problems = [p for members in cells.values() for p in members]
@@ -170,13 +183,19 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def differences(rows: list[Row]) -> dict[str, list[float]]:
-    """`grpo` minus each control on the same problems, seeds averaged: mean and interval."""
+    """Each arm of `grpo` minus every other on the same problems, seeds averaged: mean, interval."""
     found = {}
-    means = {arm: np.mean([row.passes for row in rows if row.arm == arm], axis=0) for arm in ARMS}
-    for arm in ARMS:
-        if arm != "grpo":
-            away = means["grpo"] - means[arm]
-            found[arm] = [float(away.mean()), *interval(away)]
+    passes = {
+        arm: np.array([row.passes for row in rows if row.arm == arm])
+        for arm in dict.fromkeys(row.arm for row in rows)
+    }
+    for arm in passes:
+        for other in passes:
+            if arm.startswith("grpo") and other != arm:
+                once = passes[arm].mean(0) - passes[other].mean(0)
+                often = (passes[arm] > 0).mean(0) - (passes[other] > 0).mean(0)
+                found[f"{arm} - {other}, pass@1"] = [float(once.mean()), *interval(once)]
+                found[f"{arm} - {other}, pass@16"] = [float(often.mean()), *interval(often)]
     return found
 
 
@@ -188,6 +207,7 @@ def table(rows: list[Row]) -> str:
     ]
     for row in rows:
         low, high = interval(np.array(row.passes))
+        spent = "–" if row.train_seconds is None else f"{row.train_seconds:.0f}"
         worlds = (
             " / ".join(f"{row.by_cell[f'{world} {steps}']:.2f}" for steps in LENGTHS)
             for world in WORLDS
@@ -195,7 +215,7 @@ def table(rows: list[Row]) -> str:
         lines.append(
             f"| {row.arm} | {'–' if row.seed is None else row.seed} | {row.pass_at_1:.3f}"
             f" ({low:.3f}–{high:.3f}) | {row.pass_at_16:.3f} | {' | '.join(worlds)} |"
-            f" {row.thoughts:.1f} | {row.train_seconds:.0f} |"
+            f" {row.thoughts:.1f} | {spent} |"
         )
     return "\n".join(lines)
 
@@ -208,12 +228,15 @@ def main() -> int:
     parser.add_argument("-n", type=int, default=400, help="problems of each world")
     parser.add_argument("--seed", type=int, default=2026, help="seed of the problems of the table")
     parser.add_argument("--reasoner", choices=("nfcot", "text"), default="nfcot")
+    arms = ("demo", *ARMS, FROM_DEMO)
+    usual = [arm for arm in arms if arm != CLOSE]
+    parser.add_argument("--arms", nargs="+", choices=arms, default=usual, help="beside warm")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     cells = problems_of(options.seed, options.n)
     rows: list[Row] = []
 
-    def add(arm: str, seed: int | None, model: Path | str, seconds: float) -> None:
+    def add(arm: str, seed: int | None, model: Path | str, seconds: float | None) -> None:
         kept = options.out / f"row-{arm}-{seed}-{options.seed}-{options.n}.json"
         if kept.exists():
             rows.append(Row(**json.loads(kept.read_text())))
@@ -227,23 +250,25 @@ def main() -> int:
     warm = GRPOConfig.model_validate({"start": demo, **hard, **WARM})
     options.out.mkdir(parents=True, exist_ok=True)
     start, seconds = trained(warm, options.out, "warm")
-    add("demo", None, demo, 0.0)
+    if "demo" in options.arms:
+        add("demo", None, demo, 0.0)
     add("warm", None, start, seconds)
     further = {**hard, **FURTHER, "steps": options.updates}
-    for arm, special in ARMS.items():
-        for seed in range(options.seeds):
-            config = {"start": str(start), **further, **special, "seed": seed}
-            name = f"{arm.replace(' ', '-')}-{seed}"
-            add(arm, seed, *trained(GRPOConfig.model_validate(config), options.out, name))
-    config = {"start": demo, **further, "seed": 0, "stop_temperature": 2.0}
-    name = FROM_DEMO.replace(" ", "-")
-    add(FROM_DEMO, 0, *trained(GRPOConfig.model_validate(config), options.out, name))
+    chosen = [(arm, seed) for arm in ARMS if arm in options.arms for seed in range(options.seeds)]
+    for arm, seed in chosen:
+        config = {"start": str(start), **further, **ARMS[arm], "seed": seed}
+        name = f"{arm.replace(' ', '-')}-{seed}"
+        add(arm, seed, *trained(GRPOConfig.model_validate(config), options.out, name))
+    if FROM_DEMO in options.arms:
+        config = {"start": demo, **further, "seed": 0, "stop_temperature": 2.0}
+        name = FROM_DEMO.replace(" ", "-")
+        add(FROM_DEMO, 0, *trained(GRPOConfig.model_validate(config), options.out, name))
     if options.json:
         emit_json({"rows": [vars(row) for row in rows], "differences": differences(rows)})
     else:
         sys.stdout.write(table(rows) + "\n")
-        for arm, (mean, low, high) in differences(rows).items():
-            sys.stdout.write(f"grpo - {arm}: {mean:+.3f} ({low:+.3f} to {high:+.3f})\n")
+        for pair, (mean, low, high) in differences(rows).items():
+            sys.stdout.write(f"{pair}: {mean:+.3f} ({low:+.3f} to {high:+.3f})\n")
     return 0
 
 

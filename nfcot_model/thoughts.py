@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 __all__ = ["AnswerLogp", "Decoded", "NewThoughts", "Scores", "Thoughts"]
 
@@ -46,6 +47,18 @@ class Thoughts:
             mask[:, :K],
             self.stopped[index],
         )
+
+    @staticmethod
+    def joined(parts: Sequence[Thoughts]) -> Thoughts:
+        """The rows of several in one, padded to the longest K."""
+        names = ("u", "eps", "mu", "log_sigma", "mask")
+        padded = {
+            name: pad_sequence(
+                [row for part in parts for row in getattr(part, name)], batch_first=True
+            )
+            for name in names
+        }
+        return Thoughts(**padded, stopped=torch.cat([part.stopped for part in parts]))
 
     @staticmethod
     def given(u: Tensor, mask: Tensor, stopped: Tensor | None = None) -> Thoughts:

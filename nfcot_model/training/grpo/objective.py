@@ -94,23 +94,24 @@ class PolicyGradient:
     @torch.no_grad()
     def _draw(self, module: nn.Module, step: int) -> _Batch:
         config = self.config
-        update = step // config.inner
-        problems = update_problems(config, update, step)
-        every = [p for p in problems for _ in range(config.group)]
-        seeds = [noise_seed(config.seed, "grpo", update, i) for i in range(len(every))]
-        drawn = self.policy.sample([p.prompt for p in every], seeds, self.at)
-        found = self.reward(every, drawn.answers, drawn.thoughts)
-        rewards = torch.tensor(list(found), dtype=torch.float32).view(-1, config.group)
-        mixed = informative(rewards)
-        self._check(rewards, mixed, step)
+        rounds: list[tuple[Trajectories, Tensor]] = []
+        mixed = 0
+        while len(rounds) < config.draws and mixed < config.prompts:
+            rounds.append(self._round(step, len(rounds)))
+            mixed += int(informative(rounds[-1][1]).sum())
+        rewards = torch.cat([found for _, found in rounds])
+        self._check(rewards, step)
+        differs = informative(rewards)
+        K = torch.cat([drawn.thoughts.K for drawn, _ in rounds])
         figures = {
             "reward": float(rewards.mean()),
             f"pass_at_{config.group}": float((rewards > 0).any(-1).float().mean()),
-            "mixed_groups": float(mixed.float().mean()),
-            "thoughts": float(drawn.thoughts.K.float().mean()),
+            "mixed_groups": float(differs.float().mean()),
+            "groups": float(len(rewards)),
+            "thoughts": float(K.float().mean()),
         }
-        kept = mixed.repeat_interleave(config.group).nonzero()[:, 0]
-        chosen = drawn.rows(kept) if len(kept) else Trajectories.none(drawn)
+        kept = differs.repeat_interleave(config.group).nonzero()[:, 0]
+        chosen = Trajectories.joined([drawn for drawn, _ in rounds]).rows(kept)
         reference = None
         if config.kl and len(kept):
             reference = self.policy.densities(self.start, chosen, self.at)
@@ -118,17 +119,29 @@ class PolicyGradient:
         advantage = advantages(rewards).flatten()[kept].to(device)
         return _Batch(chosen, advantage, reference, None, figures)
 
+    def _round(self, step: int, again: int) -> tuple[Trajectories, Tensor]:
+        """Answers to `prompts` problems and their rewards [prompts, group]."""
+        config = self.config
+        update = step // config.inner
+        problems = update_problems(config, update, step, again)
+        every = [p for p in problems for _ in range(config.group)]
+        first = again * len(every)
+        seeds = [noise_seed(config.seed, "grpo", update, first + i) for i in range(len(every))]
+        drawn = self.policy.sample([p.prompt for p in every], seeds, self.at)
+        found = self.reward(every, drawn.answers, drawn.thoughts)
+        return drawn, torch.tensor(list(found), dtype=torch.float32).view(-1, config.group)
+
     def _figures(self, moved: Tensor, new: Densities) -> dict[str, float]:
         away = (moved.detach().exp() - 1).abs()
         clipped = (away > self.config.clip_ratio).float().mean()
         shown = {f"entropy_{name}": float(value) for name, value in entropy(new).items()}
         return {"ratio_away": float(away.mean()), "clipped": float(clipped), **shown}
 
-    def _check(self, rewards: Tensor, mixed: Tensor, step: int) -> None:
+    def _check(self, rewards: Tensor, step: int) -> None:
         if not bool(torch.isfinite(rewards).all()):
             raise UserError(f"step {step}: a reward is not a finite number")
         self.in_vain = 0 if step == 0 else self.in_vain
-        if self.in_vain is None or bool(mixed.any()):
+        if self.in_vain is None or bool(informative(rewards).any()):
             self.in_vain = None
             return
         self.in_vain += 1

@@ -54,11 +54,17 @@ class Trajectories:
     ended: Tensor  # [B] bool
 
     @staticmethod
-    def none(like: Trajectories) -> Trajectories:
-        """No trajectory at all, of the kind of others."""
-        reasoning: list[list[int]] | None = None if like.reasoning is None else []
-        empty = slice(0, 0)
-        return Trajectories([], like.thoughts.rows(empty), reasoning, [], [], like.ended[empty])
+    def joined(parts: Sequence[Trajectories]) -> Trajectories:
+        """The trajectories of several draws in one."""
+        reasoning = [tokens for part in parts for tokens in part.reasoning or []]
+        return Trajectories(
+            [prompt for part in parts for prompt in part.prompts],
+            Thoughts.joined([part.thoughts for part in parts]),
+            None if parts[0].reasoning is None else reasoning,
+            [tokens for part in parts for tokens in part.tokens],
+            [answer for part in parts for answer in part.answers],
+            torch.cat([part.ended for part in parts]),
+        )
 
     def rows(self, index: Tensor) -> Trajectories:
         """A choice of the trajectories."""

@@ -21,9 +21,12 @@ __all__ = [
 ]
 
 
-def update_problems(config: GRPOConfig, update: int, step: int) -> list[Problem]:
-    """The problems of one update, shortest prompts first; worlds: of the split `train`."""
-    rng = random.Random(f"{config.seed}/grpo/{update}")
+def update_problems(config: GRPOConfig, update: int, step: int, again: int = 0) -> list[Problem]:
+    """The problems of one update, shortest prompts first; worlds: of the split `train`.
+
+    `again` counts how often the same update has drawn before.
+    """
+    rng = random.Random(f"{config.seed}/grpo/{update}" + (f"/{again}" if again else ""))
     if config.data.problems is not None:
         chosen = rng.choices(_parts(config.data.problems)[0], k=config.prompts)
     else:

@@ -23,11 +23,12 @@ class GRPOConfig(BaseModel):
 
     An update samples `group` answers to each of `prompts` problems of `lengths` steps (worlds) at
     `tau`, `temperature` (answers) and `stop_temperature` (stop decisions), and takes `inner`
-    optimizer steps on them. `clip_ratio` bounds the ratio of new to old density. `policy` weighs
-    the surrogate (0: nothing is sampled, the supervised control), `kl` the divergence from the
-    start model, `anchor` the supervised loss of `anchor_batch` problems: of `anchor_lengths`, or of
-    the lengths that models are first trained on. World problems grow to the longest over
-    `curriculum` steps.
+    optimizer steps on them. With `draws` above 1 it samples so many times at most, until `prompts`
+    groups are mixed (arXiv 2503.14476). `clip_ratio` bounds the ratio of new to old density.
+    `policy` weighs the surrogate (0: nothing is sampled, the supervised control), `kl` the
+    divergence from the start model, `anchor` the supervised loss of `anchor_batch` problems: of
+    `anchor_lengths`, or of the lengths that models are first trained on. World problems grow to
+    the longest over `curriculum` steps.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -41,6 +42,7 @@ class GRPOConfig(BaseModel):
     steps: int = Field(ge=1)
     prompts: int = Field(default=32, ge=1)
     group: int = Field(default=8, ge=2)
+    draws: int = Field(default=1, ge=1)
     inner: int = Field(default=1, ge=1)
     tau: float = Field(default=0.9, gt=0)
     temperature: float = Field(default=1.0, gt=0)

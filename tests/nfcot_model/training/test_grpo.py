@@ -21,7 +21,7 @@ from nfcot_model.training.grpo import objective
 from nfcot_model.training.grpo.advantage import advantages, informative, surrogate
 from nfcot_model.training.grpo.densities import Categorical, Gaussian, entropy, kl, log_ratio
 from nfcot_model.training.grpo.objective import pass_rates
-from nfcot_model.training.grpo.policies import NFCoTPolicy, Policy, Temperatures
+from nfcot_model.training.grpo.policies import NFCoTPolicy, Policy, Temperatures, Trajectories
 from nfcot_model.training.grpo.settings import GRPOConfig, load_grpo_config
 from nfcot_model.training.grpo.text_policy import TextPolicy
 from nfcot_model.training.grpo.train import train_grpo
@@ -330,6 +330,37 @@ def test_groups_without_a_difference_are_counted_and_end_a_hopeless_start(
     rows = (tmp_path / "some" / "grpo" / "metrics.jsonl").read_text().splitlines()
     assert {json.loads(row)["mixed_groups"] for row in rows} == {0.25}
     assert {json.loads(row)["pass_at_4"] for row in rows} == {0.25}
+
+
+def test_problems_are_drawn_anew_until_enough_groups_are_mixed(tmp_path: Path) -> None:
+    """One group in four is mixed here, so that four of them need four draws."""
+    start = start_of(tmp_path)
+    seen: list[list[str]] = []
+
+    def first_of_four(problems: Any, answers: Any, thoughts: Any) -> list[float]:
+        seen.append([p.id for p in problems])
+        return [float(i == 0) for i in range(len(problems))]
+
+    for draws, rounds in ((1, 1), (3, 3), (9, 4)):
+        seen.clear()
+        out = tmp_path / f"{draws}"
+        config = brief(start, steps=1, prompts=4, draws=draws)
+        train_grpo(config, out, reward=first_of_four, i_train_against_a_monitor=True)
+        row = json.loads((out / "grpo" / "metrics.jsonl").read_text().splitlines()[0])
+        assert (row["groups"], row["mixed_groups"]) == (4 * rounds, 0.25)
+        assert len({tuple(ids) for ids in seen[:rounds]}) == rounds
+
+
+def test_draws_are_joined_in_order_with_their_densities() -> None:
+    policy, reasoner = some_policy("step")
+    parts = [policy.sample(PROMPTS[:n], SEEDS[:n], HOT) for n in (9, 4)]
+    joined = Trajectories.joined(parts)
+    expected = [policy.densities(reasoner.model, part, HOT) for part in parts]
+    found = policy.densities(reasoner.model, joined, HOT)
+    for name, part in found.parts.items():
+        each = torch.cat([one.parts[name].logp() for one in expected])
+        torch.testing.assert_close(part.logp(), each, atol=1e-4, rtol=1e-4)
+    assert joined.answers == parts[0].answers + parts[1].answers
 
 
 def test_the_command_trains_resumes_and_says_what_it_made(
