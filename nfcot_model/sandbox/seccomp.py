@@ -99,16 +99,18 @@ def seccomp_installer() -> Callable[[], bool] | None:
 
 
 def die_with_parent() -> Callable[[], None]:
-    """Which call ties the calling process to its parent, so that it dies when the parent does?
+    """Which call ties a child of this process to it, so that it dies when this one does?
 
-    Does nothing outside Linux.
+    Also when this one was gone before the child came to make the call. Does nothing outside Linux.
     """
     if not sys.platform.startswith("linux"):
         return lambda: None
-    prctl = _prctl()
+    prctl, parent, parent_of, leave = _prctl(), os.getpid(), os.getppid, os._exit
 
     def tie() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if parent_of() != parent:
+            leave(1)
 
     return tie
 

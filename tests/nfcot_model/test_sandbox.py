@@ -18,6 +18,7 @@ from nfcot_model.errors import UserError
 from nfcot_model.sandbox import Limits, Sandbox, Verdict, process
 from nfcot_model.sandbox.judge import job_of, verdict_of
 from nfcot_model.sandbox.pure import is_pure
+from nfcot_model.sandbox.seccomp import die_with_parent
 from nfcot_model.sandbox.values import DEPTH, decode, encode, same, shown
 from nfcot_model.sandbox.wire import REPORT
 from nfcot_model.worlds.problem import Check
@@ -712,6 +713,27 @@ def test_each_layer_denies_without_the_other(layer: str, tmp_path: Path) -> None
 
 def test_layer_is_named(sandbox: Sandbox) -> None:
     assert sandbox.layer in ("seccomp", "audit-hook")
+
+
+@needs_proc
+def test_a_child_whose_worker_is_gone_already_does_not_run_on() -> None:
+    """The tie is made by a grandchild only after its parent has ended."""
+    reading, writing = os.pipe()
+    worker = os.fork()
+    if worker == 0:
+        tie = die_with_parent()
+        parent = os.getpid()
+        if os.fork() == 0:
+            while os.getppid() == parent:
+                pass
+            tie()
+            os.write(writing, b"it runs")
+            os._exit(0)
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(worker, 0)
+    with os.fdopen(reading, "rb") as said:
+        assert said.read() == b""
 
 
 @needs_proc
