@@ -42,7 +42,9 @@ class Progress:
 class Guard:
     """May this step be taken? Skips non-finite and exploding ones, gives up when they persist.
 
-    A step explodes when its gradient norm is more than 30 times the running mean of the norms.
+    A step explodes when its gradient norm is more than 30 times the running mean of the norms. The
+    mean takes such a norm in too, as 30 times itself: gradients are clipped, so a stretch of larger
+    ones is walked through after a step or two, and only what lies beyond any stretch is given up.
     """
 
     mean_norm: float = 0.0
@@ -50,11 +52,14 @@ class Guard:
     skipped: int = 0
 
     def allows(self, norm: float, step: int) -> bool:
-        exploding = self.mean_norm > 0 and norm > 30 * self.mean_norm
-        if math.isfinite(norm) and not exploding:
-            self.skipped_in_a_row = 0
-            self.mean_norm = norm if self.mean_norm == 0 else 0.98 * self.mean_norm + 0.02 * norm
-            return True
+        bound = 30 * self.mean_norm if self.mean_norm > 0 else math.inf
+        exploding = norm > bound
+        if math.isfinite(norm):
+            before = self.mean_norm or norm
+            self.mean_norm = 0.98 * before + 0.02 * min(norm, bound)
+            if not exploding:
+                self.skipped_in_a_row = 0
+                return True
         self.skipped_in_a_row += 1
         self.skipped += 1
         if self.skipped_in_a_row >= 10:

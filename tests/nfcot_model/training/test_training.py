@@ -203,6 +203,17 @@ def test_the_guard_skips_blow_ups_and_gives_up_when_they_persist() -> None:
         guard.allows(float("inf"), 13)
 
 
+def test_the_guard_walks_through_a_stretch_of_larger_gradients() -> None:
+    guard = Guard()
+    assert all(guard.allows(0.25, step) for step in range(100))
+    allowed = [guard.allows(11.7, step) for step in range(100, 110)]
+    assert not allowed[0]
+    assert all(allowed[2:])
+    with pytest.raises(UserError, match="training diverged"):
+        for step in range(110, 120):
+            guard.allows(10.0**step, step)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
