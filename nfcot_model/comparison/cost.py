@@ -59,11 +59,17 @@ def count_passes(model: BackboneModel) -> Iterator[Count]:
 
 
 def _attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-    return int(sdpa_flop_count(q, k, v))
+    return int(sdpa_flop_count(q, _per_query(q, k), _per_query(q, v)))
 
 
 def _attention_backward(grad: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-    return int(sdpa_backward_flop_count(grad, q, k, v))
+    return int(sdpa_backward_flop_count(grad, q, _per_query(q, k), _per_query(q, v)))
+
+
+def _per_query(q: Any, shape: Any) -> tuple[int, ...]:
+    """Of keys or values that several heads of queries share, as if each had its own."""
+    batch, _, *rest = shape
+    return (batch, q[1], *rest)
 
 
 # torch's own counter knows the attention of GPUs only.
