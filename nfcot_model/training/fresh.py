@@ -60,16 +60,18 @@ def _loaded(folder: Path) -> PreTrainedModel:
 
     Raises UserError for a weight that is missing or of another shape: it would be a random one.
     """
-    model, report = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
     )
+    model: PreTrainedModel = loaded[0]
+    report: dict[str, Any] = loaded[1]
     wrong = sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"])
     if wrong:
         raise UserError(
             f"{folder}: {len(wrong)} weights of a causal {model.config.model_type} are missing or"
             f" of another shape, such as '{wrong[0]}'; give its whole folder"
         )
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def outline(config: TrainConfig) -> Reasoner:
