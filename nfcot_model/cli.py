@@ -53,8 +53,15 @@ _ENVIRONMENT = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOENT: "make the folder first or choose another",
     errno.ENOTDIR: "a file stands where a folder is expected; choose another path",
+    errno.EEXIST: "something stands there already; choose another path",
     errno.EISDIR: "a folder stands where a file is expected; choose another path",
 }
+
+
+_MEMORY = (
+    "ran out of memory ({}); give fewer samples or a smaller --batch where the command has them,"
+    " --dtype bfloat16, or another --device"
+)
 
 
 def available() -> dict[str, EntryPoint]:
@@ -83,9 +90,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = _complain(f"{where}{error.strerror}; {advice}", 2) if advice else _defect()
     except typer.Abort:
         code = _complain("stopped", 130)
-    except Exception:
-        code = _defect()
+    except Exception as error:
+        code = _complain(_MEMORY.format(error), 2) if _is_memory(error) else _defect()
     sys.exit(code)
+
+
+def _is_memory(error: Exception) -> bool:
+    """torch's own names and words: importing it to ask would slow every command."""
+    of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or of_torch
 
 
 def _run(arguments: list[str]) -> int:

@@ -41,6 +41,10 @@ def odd(how: str = "user") -> None:
         raise UserError("problems.jsonl:3: field 'prompt':\n  missing")
     if how == "full":
         raise OSError(errno.ENOSPC, "No space left on device", "runs/a")
+    if how == "there":
+        raise FileExistsError(errno.EEXIST, "File exists", "runs/a")
+    if how == "memory":
+        raise type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory.\nTried 2 GiB")
     if how == "check":
         raise typer.Exit(1)
     if how == "bug":
@@ -104,6 +108,17 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
             2,
             "error: runs/a: No space left on device; free some space or choose another output"
             " folder\n",
+        ),
+        (
+            "there",
+            2,
+            "error: runs/a: File exists; something stands there already; choose another path\n",
+        ),
+        (
+            "memory",
+            2,
+            "error: ran out of memory (CUDA out of memory. Tried 2 GiB); give fewer samples or a"
+            " smaller --batch where the command has them, --dtype bfloat16, or another --device\n",
         ),
         ("check", 1, ""),
         ("fine", 0, ""),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from nfcot_model.benchmark_files.answers import continuation, program
 from nfcot_model.benchmark_files.evalplus_inputs import restored
@@ -33,7 +33,7 @@ class _Row(BaseModel):
     canonical_solution: str
     base_input: list[list[Any]]
     plus_input: list[list[Any]]
-    atol: float
+    atol: float = Field(ge=0, allow_inf_nan=False)
 
     @field_validator("base_input", "plus_input", mode="before")
     @classmethod

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from nfcot_model.benchmark_files import evalplus, gsm8k, humaneval, livecodebench, mbpp
-from nfcot_model.benchmark_files.rows import Row, read_rows
+from nfcot_model.benchmark_files.rows import Row, is_zipped, read_rows
 from nfcot_model.benchmark_files.task import Benchmark, Task
 from nfcot_model.errors import UserError
 from nfcot_model.files import file_hash
@@ -44,13 +45,24 @@ FORMATS = tuple(_READERS)
 def detect(path: Path) -> str:
     """Which format has the file: one of `FORMATS`, or "problems" for the format of this package?
 
-    Raises UserError for rows that are none of these. What cannot be read at all is left to the
-    reader of problems, which says why.
+    Raises UserError for rows that are none of these, and for gzipped problems. What cannot be read
+    at all is left to the reader of problems, which says why.
     """
+    # The reader of problems knows no gzip, and would blame something else.
+    zipped = path.is_file() and is_zipped(path)
     try:
-        place, row = next(read_rows(path))
-    except (UserError, StopIteration):
+        first = next(read_rows(path), None)
+    except UserError:
+        if zipped:
+            raise
         return PROBLEMS
+    name = PROBLEMS if first is None else _named(*first)
+    if zipped and name == PROBLEMS:
+        raise UserError(f"{path}: gzipped, but no published benchmark's; unpack it (gunzip)")
+    return name
+
+
+def _named(place: str, row: Any) -> str:
     if not isinstance(row, dict) or "check" in row:
         return PROBLEMS
     for name in ("humaneval+", "humaneval", "mbpp", "livecodebench", "gsm8k"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,10 @@ from pydantic import BaseModel, ValidationError
 from nfcot_model.errors import UserError
 from nfcot_model.faults import first_fault
 
-__all__ = ["Row", "field_fault", "read_rows", "validated"]
+__all__ = ["Row", "field_fault", "is_zipped", "read_rows", "validated"]
 
 _GZIP = b"\x1f\x8b"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 Row = tuple[str, Any]
 """Where a row stands (`file:line`, or `file: entry n` of a list) and its JSON value."""
 
@@ -45,22 +47,39 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise UserError(f"{path}: cannot be read ({error}); copy the file again") from None
 
 
-def _opened(path: Path) -> IO[str]:
+def is_zipped(path: Path) -> bool:
+    """Does the file say that it is gzipped, whatever its name?"""
     with open(path, "rb") as stream:
-        zipped = stream.read(2) == _GZIP
-    opener: Any = gzip.open if zipped else open
+        return stream.read(2) == _GZIP
+
+
+def _opened(path: Path) -> IO[str]:
+    opener: Any = gzip.open if is_zipped(path) else open
     stream_of_text: IO[str] = opener(path, "rt", encoding="utf-8", newline="\n")
     return stream_of_text
 
 
 def _parsed(place: str, text: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         where = f" at column {error.colno}"
         raise UserError(f"{place}: malformed JSON ({error.msg}{where})") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: JSON that cannot be used ({error})") from None
+    if _SURROGATE.search(text) and not _is_utf8(json.dumps(value, ensure_ascii=False)):
+        raise UserError(
+            f"{place}: has half of a surrogate pair, which UTF-8 does not have; remove it"
+        )
+    return value
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def validated(model: type[Model], row: Row, format: str) -> Model:

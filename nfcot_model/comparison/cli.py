@@ -43,7 +43,9 @@ def compare(
     sampled: Annotated[int, typer.Option(min=1, help="problems that are sampled, of -n")] = 40,
     tau: Annotated[float, typer.Option(help="temperature of these samples")] = 1.0,
     rounds: Annotated[int, typer.Option(min=1, help="rounds of the timing")] = 5,
-    seed: Annotated[int, typer.Option(help="seed of problems and samples")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="seed of problems and samples")
+    ] = 0,
     training: Annotated[
         bool, typer.Option("--train/--no-train", help="train what is missing, or report it")
     ] = True,

@@ -93,6 +93,7 @@ def rows(compared: Compared) -> list[dict[str, Any]]:
                     "ms_batch1": speed.ms_batch1,
                     "answers_per_second_batch1": speed.per_second_batch1,
                     "answers_per_second_batch64": speed.per_second_batch,
+                    "batch": speed.batch,  # fewer than 64 where fewer problems are asked
                     "distinct_passing": mean(some) if some else None,
                     "thoughts": donor.verdict,
                     "pairs": donor.pairs,

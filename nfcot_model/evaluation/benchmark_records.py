@@ -63,6 +63,8 @@ def open_folder(folder: Path, manifest: dict[str, Any]) -> None:
     """
     if not folder.parent.is_dir():
         raise UserError(f"-o {folder}: the folder {folder.parent} does not exist; make it first")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"-o {folder}: is a file; give a folder")
     folder.mkdir(exist_ok=True)
     path = folder / MANIFEST
     if not path.exists():

@@ -83,8 +83,9 @@ class ExplicitReasoner(BaselineReasoner):
         texts, places = [], []
         for K in thoughts.K.tolist():
             row = [next(ids) for _ in range(K)]
+            # Of an empty row the tokenizer makes one empty text, not none.
             pieces = self.tokenizer.batch_decode([[token] for token in row])
-            ended = np.cumsum([0, *(piece.count("\n") for piece in pieces)])[:-1]
+            ended = np.cumsum([0, *(piece.count("\n") for piece in pieces)])[:K]
             written = self.tokenizer.batch_decode([row], skip_special_tokens=True)[0]
             lines = written.split("\n")
             texts.append(lines if row else [])

@@ -58,6 +58,11 @@ def load_ouro(folder: Path, *, max_answer_tokens: int = 256) -> LoopedReasoner:
     loops = fields.get("total_ut_steps")
     if not isinstance(loops, int) or loops < 1:
         raise UserError(f"{folder}/config.json: total_ut_steps is {loops!r}, expected 1 or more")
+    threshold = fields.get("early_exit_threshold", 1.0)
+    if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise UserError(
+            f"{folder}/config.json: early_exit_threshold is {threshold!r}, expected 0 to 1"
+        )
     try:
         backbone = OuroForCausalLM(OuroConfig(**_plain(fields)))
     except (TypeError, ValueError, KeyError) as error:
@@ -76,7 +81,7 @@ def load_ouro(folder: Path, *, max_answer_tokens: int = 256) -> LoopedReasoner:
             backbone=backbone.config.to_dict(),
             reasoner="looped",
             loops=loops,
-            exit_threshold=float(fields.get("early_exit_threshold") or 1.0),
+            exit_threshold=threshold,
             framed=False,
             max_answer_tokens=max_answer_tokens,
             token_ids=asdict(ids),
@@ -132,7 +137,7 @@ def load_codi(
     UserError as `load_ouro`.
     """
     tokenizer = _tokenizer(base)
-    vocabulary = int(AutoConfig.from_pretrained(base, local_files_only=True).vocab_size)
+    vocabulary = _config_of(base).vocab_size
     tokenizer.add_tokens(list(CODI_TOKENS))
     pad, bot, eot = (int(tokenizer.get_vocab()[t]) for t in CODI_TOKENS)
     if (pad, bot, eot) != (vocabulary, vocabulary + 1, vocabulary + 2):
@@ -191,11 +196,26 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def _config_of(folder: Path) -> Any:
+    """The config of a language model's folder."""
+    try:
+        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder}: not a causal language model ({reason})") from None
+    if "vocab_size" not in config.to_dict():
+        raise UserError(
+            f"{folder}: {config.model_type} has no vocab_size of its own; expected a plain causal"
+            " language model, the base that the checkpoint was made from"
+        )
+    return config
+
+
 def _empty(folder: Path, vocabulary: int) -> Any:
     """A model of the folder's architecture with that many tokens, its weights yet to be set."""
+    config = _config_of(folder)
+    config.vocab_size = vocabulary
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        config.vocab_size = vocabulary
         return AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]

@@ -20,25 +20,34 @@ def retrofit(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 1500,
     noise: Annotated[
-        float, typer.Option(min=0, help="Noise on whitened thoughts while fitting.")
+        float, typer.Option(min=0, max=10, help="Noise on whitened thoughts while fitting.")
     ] = 0.1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of split, weights and noise.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed of split, weights and noise.")
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Fit a conditional flow on a run's thoughts; says how well it fits held-out problems.
 
     Example: nfcot run retrofit runs/coconut -o retrofits/coconut
     """
+    from nfcot_model.errors import UserError
     from nfcot_model.retrofit.artifact import save_retrofit
     from nfcot_model.retrofit.fit import FitSettings, fit_retrofit
     from nfcot_model.terminal import console, emit_json, progress
     from nfcot_model.traces import read_run
 
     source = read_run(run)
+    if source.scorer != "none":
+        raise UserError(
+            f"{source.name}: has a density of its own (scorer {source.scorer}), audit it as it is"
+        )
+    folder = out or source.path.parent / "retrofits" / source.name
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"-o {folder}: is a file; give a folder")
     settings = FitSettings(steps=steps, noise=noise, seed=seed)
     with progress(f"fitting {source.name}", steps) as advance:
         fit = fit_retrofit(source, settings, lambda step, loss: advance(1))
-    folder = out or source.path.parent / "retrofits" / source.name
     document = save_retrofit(fit, source, folder)
     if json:
         emit_json(document | {"artifact": str(folder)})

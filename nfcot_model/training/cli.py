@@ -117,6 +117,8 @@ def import_published(
 
     Example: nfcot train import codi codi-gpt2 --backbone gpt2 -o models/codi
     """
+    import math
+
     from nfcot_model.errors import UserError
     from nfcot_model.reasoners.published import load_coconut, load_codi, load_ouro
     from nfcot_model.terminal import console
@@ -126,6 +128,8 @@ def import_published(
         raise UserError(f"kind '{kind}': expected ouro, coconut or codi")
     if out.exists():
         raise UserError(f"{out}: exists already; choose another -o")
+    if not math.isfinite(lora_alpha):
+        raise UserError(f"--lora-alpha {lora_alpha}: expected a number")
     if kind == "ouro":
         reasoner: Any = load_ouro(source)
     elif backbone is None:

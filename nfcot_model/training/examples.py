@@ -53,11 +53,15 @@ def _rows(files: Iterable[Path]) -> Iterator[tuple[Path, int, Any]]:
         if file.suffix == ".parquet":
             yield from ((file, i, row) for i, row in enumerate(_parquet(file), start=1))
             continue
+        number = 0
         try:
             with open(file, encoding="utf-8") as lines:
                 for number, line in enumerate(lines, start=1):
                     if line.strip():
                         yield file, number, json.loads(line)
+        except json.JSONDecodeError as error:
+            where = f"{error.msg} at column {error.pos + 1}"
+            raise UserError(f"{file}:{number}: malformed JSON ({where})") from None
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{file}: cannot be read as UTF-8 JSON lines ({error})") from None
 
@@ -106,6 +110,13 @@ def _text(file: Path, number: int, field: str, value: Any) -> str:
         raise UserError(f"{file}:{number}: field '{field}': {found}; expected text")
     if not value.strip():
         raise UserError(f"{file}:{number}: field '{field}': is empty; training needs some")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{file}:{number}: field '{field}': has half of a surrogate pair, which UTF-8 does not"
+            " have"
+        ) from None
     return value
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -39,15 +40,38 @@ def fresh_reasoner(config: TrainConfig) -> Reasoner:
     make = _with_codec if config.reasoner in WITH_CODEC else _baseline
     try:
         if isinstance(backbone, Path):
-            backbone = AutoModelForCausalLM.from_pretrained(backbone, local_files_only=True)
+            backbone = _loaded(backbone)
             check_backbone(backbone, str(model.backbone))
         fresh = make(config, backbone, tokenizer)
+    except SafetensorError as error:
+        raise UserError(
+            f"{model.backbone}: its weights cannot be read ({error}); copy the folder again"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"model.backbone: not a causal language model ({reason})") from None
     if isinstance(backbone, dict):
         check_backbone(fresh.backbone, "model.backbone")
     return reasoner_over(fresh, tokenizer)
+
+
+def _loaded(folder: Path) -> PreTrainedModel:
+    """The language model in a folder, all of it.
+
+    Raises UserError for a weight that is missing or of another shape: it would be a random one.
+    """
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    model: PreTrainedModel = loaded[0]
+    report: dict[str, Any] = loaded[1]
+    wrong = sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"])
+    if wrong:
+        raise UserError(
+            f"{folder}: {len(wrong)} weights of a causal {model.config.model_type} are missing or"
+            f" of another shape, such as '{wrong[0]}'; give its whole folder"
+        )
+    return model
 
 
 def outline(config: TrainConfig) -> Reasoner:

@@ -79,6 +79,8 @@ def survey(reasoner: Reasoner, config: TrainConfig, keep: list[Problem] | None =
                 first = first or f"problem '{problem.id}': {fault}"
             elif keep is not None:
                 keep.append(problem)
+    if not lengths:
+        raise UserError(f"{config.data.examples}: holds no rows to train on")
     prompt, reasoning, answer, K, positions = map(Spread.of, zip(*lengths, strict=True))
     return Lengths(len(lengths), prompt, reasoning, answer, K, positions, too_long, first)
 

@@ -150,12 +150,26 @@ def _activations(
     # The residual stream is fp32 wherever weights are: embeddings put it in.
     stream = 2 if config.lora is not None and size == 2 else 4
     per_layer = _layer_bytes(shape, d, size, stream)
-    inputs = layers * d * stream + per_layer
-    kept = inputs if config.gradient_checkpointing else layers * per_layer
+    passes = _passes(model)
+    inputs = passes * layers * d * stream + per_layer
+    kept = inputs if config.gradient_checkpointing else passes * layers * per_layer
     # Logits of what is predicted: fp32, their log-softmax, their gradient.
     predicted = rows * min(columns, model.config.max_answer_tokens + _written(model, columns))
+    read_out = passes if model.config.reasoner == "looped" else 1
     vocabulary = int(shape.vocab_size)
-    return float(places * (kept + 4 * d) + predicted * vocabulary * 4 * 3)
+    return float(places * (kept + 4 * d) + read_out * predicted * vocabulary * 4 * 3)
+
+
+def _passes(model: BackboneModel) -> int:
+    """How often does the stack run over a stream before the backward pass?
+
+    Each loop; thinking and answering of Dual-Path; teacher and student of CODI, each of which
+    leaves out a part of the stream.
+    """
+    kind = model.config.reasoner
+    if kind == "looped":
+        return int(model.config.loops)
+    return 2 if kind in ("dual", "codi") else 1
 
 
 def _written(model: BackboneModel, columns: int) -> int:

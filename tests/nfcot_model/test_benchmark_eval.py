@@ -281,6 +281,8 @@ def test_a_folder_takes_one_evaluation_only(tmp_path: Path) -> None:
     (tmp_path / "mine" / "notes").touch()
     with pytest.raises(UserError, match="holds other files"):
         run_benchmark(tiny_baseline("direct"), benchmark, protocol(), out=tmp_path / "mine")
+    with pytest.raises(UserError, match=r"f\.jsonl: is a file; give a folder"):
+        run_benchmark(tiny_baseline("direct"), benchmark, protocol(), out=tmp_path / "f.jsonl")
     with pytest.raises(UserError, match="does not exist; make it first"):
         run_benchmark(tiny_baseline("direct"), benchmark, protocol(), out=tmp_path / "no" / "no")
 

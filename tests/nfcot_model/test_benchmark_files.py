@@ -107,6 +107,10 @@ def test_problems_of_this_package_are_left_to_their_reader(tmp_path: Path) -> No
     assert detect(tmp_path / "broken.jsonl") == "problems"
     with pytest.raises(UserError, match="is not a file of humaneval"):
         read_benchmark(tmp_path / "p.jsonl")
+    zipped = tmp_path / "p.jsonl.gz"
+    zipped.write_bytes(gzip.compress((tmp_path / "p.jsonl").read_bytes()))
+    with pytest.raises(UserError, match=r"gzipped, .* unpack it"):
+        detect(zipped)
 
 
 REQUIRED = {
@@ -159,6 +163,8 @@ def changed(row: dict, **fields: object) -> dict:
             "a functional test is not JSON by line",
         ),
         ([livecodebench("9", "[]", "[]")], "there is no test at all"),
+        ([HUMANEVAL[0], changed(HUMANEVAL[1], prompt="\ud800")], "half of a surrogate pair"),
+        ([changed(HUMANEVAL_PLUS[0], atol=float("nan"))], "field 'atol'"),
     ],
 )  # fmt: skip
 def test_other_versions_are_refused_in_one_line(
@@ -174,8 +180,9 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path) -> None:
     lines = (json.dumps(HUMANEVAL[0]) + "\n") * 3
     cut = tmp_path / "cut.jsonl.gz"
     cut.write_bytes(gzip.compress(os.urandom(3000) + lines.encode())[:-20])
-    with pytest.raises(UserError, match="cannot be read"):
-        read_benchmark(cut, "humaneval")
+    for format in ("humaneval", "auto"):
+        with pytest.raises(UserError, match=r"cannot be read.*copy the file again"):
+            read_benchmark(cut, format)
     broken = tmp_path / "broken.jsonl"
     broken.write_text(json.dumps(HUMANEVAL[0]) + "\n\n{'task_id': 1}\n")
     with pytest.raises(UserError, match=r"broken\.jsonl:3: malformed JSON"):

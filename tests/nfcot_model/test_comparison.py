@@ -151,7 +151,12 @@ def test_a_difference_is_paired() -> None:
     groups = [str(i) for i in range(300)]
     base = rng.random((2, 300)) < 0.6
     same = difference(base, base, groups)
-    assert tuple(same) == (0, 0, 0)
+    assert same.value == 0
+    assert same.high == -same.low == pytest.approx(1.96 / 302, rel=1e-3)  # 300 tell no more
+    twice = difference(
+        np.repeat(base, 2, 1), np.repeat(base, 2, 1), [g for g in groups for _ in "ab"]
+    )
+    assert twice == same  # nor do copies of them
     better = base | (rng.random((2, 300)) < 0.2)
     gap = difference(better, base, groups)
     assert gap.low > 0
@@ -313,6 +318,7 @@ def test_bad_input_is_one_line(compared, tmp_path, capsys, monkeypatch) -> None:
         (["--equal", "money"], "--equal money: expected tokens or flops"),
         (["--budget", "-3"], "--budget -3: expected a positive number of tokens"),
         (["--tau", "0"], "--tau 0: samples need a positive temperature"),
+        (["--seed", "-1"], "Invalid value for '--seed'"),
         (["--load", "direct"], "--load direct: expected NAME=FOLDER"),
         (["--budget", "9e9"], "holds another comparison (budget differ)"),
         (["--load", f"text={direct}"], "reasons as 'direct', expected a model of text"),

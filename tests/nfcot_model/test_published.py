@@ -20,7 +20,7 @@ from nfcot_model.reasoners import load_reasoner
 from nfcot_model.reasoners.published import load_coconut, load_codi, load_ouro
 from nfcot_model.tokenizer import train_tokenizer
 from nfcot_model.traces import collect
-from tests.tiny import digits, tokenizer_texts
+from tests.tiny import digits, tiny_baseline, tokenizer_texts
 
 D, LAYERS, HEADS, INNER, VOCAB = 16, 2, 4, 24, 320
 PROMPT = "#1 add 4"
@@ -266,6 +266,13 @@ def test_what_does_not_fit_is_named_in_one_line(tmp_path, base: Path) -> None:
         load_ouro(base)
     with pytest.raises(UserError, match="total_ut_steps is None"):
         load_ouro(ouro_folder(tmp_path / "steps", total_ut_steps=None))
+    for i, threshold in enumerate(("half", 1.5, None)):
+        with pytest.raises(UserError, match=r"early_exit_threshold is .*, expected 0 to 1"):
+            load_ouro(ouro_folder(tmp_path / f"exit{i}", early_exit_threshold=threshold))
+    at_once = load_ouro(
+        ouro_folder(tmp_path / "at_once", early_exit_threshold=0), max_answer_tokens=8
+    )
+    assert at_once.think(["a b"]).K.tolist() == [1]
     coconut_file(tmp_path / "plain", base, prefix="")
     with pytest.raises(UserError, match=r"no key starts with 'base_causallm\.'"):
         load_coconut(tmp_path / "plain", base, thoughts=2, max_answer_tokens=8)
@@ -281,6 +288,9 @@ def test_what_does_not_fit_is_named_in_one_line(tmp_path, base: Path) -> None:
     save_file({n: t for n, t in weights.items() if not n.startswith("prj.")}, file)
     with pytest.raises(UserError, match="has no projector"):
         load_codi(tmp_path / "codi", base)
+    tiny_baseline("text").save(tmp_path / "ours")
+    with pytest.raises(UserError, match="nfcot-baseline has no vocab_size of its own"):
+        load_codi(tmp_path / "codi", tmp_path / "ours")
 
 
 def test_the_command_makes_a_checkpoint_of_ours(tmp_path, base: Path) -> None:
@@ -290,6 +300,8 @@ def test_the_command_makes_a_checkpoint_of_ours(tmp_path, base: Path) -> None:
     arguments = ["import", "coconut", str(tmp_path / "checkpoint_9"), "-o", str(tmp_path / "m")]
     missing = CliRunner().invoke(app, arguments)
     assert "--backbone" in str(missing.exception)
+    alpha = CliRunner().invoke(app, [*arguments, "--lora-alpha", "nan"])
+    assert "--lora-alpha nan: expected a number" in str(alpha.exception)
     done = CliRunner().invoke(app, [*arguments, "--backbone", str(base), "--thoughts", "2"])
     assert done.exit_code == 0, done.output
     assert load_reasoner(tmp_path / "m").name == "coconut"

@@ -267,8 +267,20 @@ def test_written_reasoning_is_read_back_line_by_line() -> None:
     newline = rows[0].index(reasoner.tokens(["\n"])[0][0])
     assert decoded.step_of is not None
     assert decoded.step_of[0] == [0] * (newline + 1) + [1] * (len(rows[0]) - newline - 1)
+    assert list(map(len, decoded.step_of)) == [len(row) for row in rows]
     noisy = Thoughts.given(u + 1e-3 * torch.randn_like(u), mask)
     assert reasoner.decode(noisy).texts == decoded.texts
+
+
+def test_reasoning_that_ends_at_once_is_a_trace_without_thoughts(tmp_path, monkeypatch) -> None:
+    reasoner = tiny("text")
+    end = 100.0 * torch.eye(400)[reasoner.model.ids.end_think]
+    monkeypatch.setattr(reasoner.model, "lm_logits", lambda h: end.expand(*h.shape[:-1], -1))
+    collect(reasoner, digits(3), tmp_path / "r", activations="all")
+    run = read_run(tmp_path / "r")
+    assert run.traces["K"].tolist() == [0, 0, 0]
+    assert run.traces["stopped"].all()
+    assert len(run.thoughts) == 0
 
 
 def test_writing_is_the_greedy_continuation_of_the_prompt() -> None:

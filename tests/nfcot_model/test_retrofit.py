@@ -183,6 +183,33 @@ def test_what_the_flow_was_fitted_on_is_said(coconut: dict[str, Run], tmp_path) 
         load_retrofit(tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    ("scorer", "arguments", "message"),
+    [
+        ("self", "", "has a density of its own (scorer self)"),
+        ("none", "-o p.jsonl", "-o p.jsonl: is a file; give a folder"),
+        ("none", "--noise inf", "Invalid value for '--noise'"),
+        ("none", f"--seed {2**70}", "Invalid value for '--seed'"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused_before_it_is_tried(
+    tmp_path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    scorer: str,
+    arguments: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    synthetic_run(tmp_path / "r", n=30, manifest={"scorer": scorer})
+    (tmp_path / "p.jsonl").touch()
+    with pytest.raises(SystemExit) as stopped:
+        main(f"run retrofit r --steps 1 {arguments}".split())
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["p.jsonl", "r"]
+
+
 def test_the_commands_from_problems_to_a_scored_run(
     tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

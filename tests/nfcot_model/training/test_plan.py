@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import torch
 
 from nfcot_model.errors import UserError
 from nfcot_model.tokenizer import train_tokenizer
+from nfcot_model.training.baselines import baseline_losses
 from nfcot_model.training.collate import joint_batch
 from nfcot_model.training.config import PRESETS, LoraSettings, TrainConfig, load_config
 from nfcot_model.training.examples import read_examples
 from nfcot_model.training.fresh import fresh_reasoner, outline
-from nfcot_model.training.lengths import Spread
+from nfcot_model.training.lengths import Spread, _measured
 from nfcot_model.training.memory import _activations, estimate
 from nfcot_model.training.plan import plan_of, plan_without_weights
 from nfcot_model.worlds import make_world, write_problems
@@ -129,28 +131,26 @@ def test_sharding_divides_all_but_the_codec() -> None:
     assert joint.gathered_gb > 0
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_activations_are_near_what_autograd_keeps(checkpointing: bool) -> None:
-    """Wide enough for the layers to matter; within 35 % of what is really saved."""
-    shape = {
-        "model_type": "qwen3", "hidden_size": 128, "intermediate_size": 384, "head_dim": 32,
-        "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "max_position_embeddings": 512, "tie_word_embeddings": False,
-    }  # fmt: skip
-    config = load_config("tiny", None)
-    config = config.model_copy(
+WIDE = {
+    "model_type": "qwen3", "hidden_size": 128, "intermediate_size": 384, "head_dim": 32,
+    "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "max_position_embeddings": 512, "tie_word_embeddings": False,
+}  # fmt: skip
+"""Wide enough for the layers to matter."""
+
+
+def wide(kind: str, checkpointing: bool = False) -> TrainConfig:
+    config = load_config("tiny", None, reasoner=kind)
+    return config.model_copy(
         update={
-            "model": config.model.model_copy(update={"backbone": shape}),
+            "model": config.model.model_copy(update={"backbone": WIDE}),
             "gradient_checkpointing": checkpointing,
         }
     )
-    reasoner = fresh_reasoner(config)
-    model = reasoner.model
-    model.codec.requires_grad_(False)
-    layout, e = joint_batch(reasoner, make_world("digits", "train", 0, 16, steps=(6, 8)))
-    model.train()
-    if checkpointing:
-        model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def held_by_autograd(model: Any, loss_of: Callable[[], object]) -> int:
+    """Bytes that are saved for the backward pass, weights left out."""
     kept: dict[int, int] = {}
     owned = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
@@ -161,9 +161,44 @@ def test_activations_are_near_what_autograd_keeps(checkpointing: bool) -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = model(**vars(layout), e=e)
+        loss = loss_of()
         held = sum(kept.values())
-    assert out.loss is not None
+    assert loss is not None
+    return held
+
+
+@pytest.mark.parametrize("kind", ["looped", "dual", "codi", "coconut"])
+def test_stacks_that_run_several_times_keep_that_much_more(kind: str) -> None:
+    config = wide(kind)
+    reasoner = fresh_reasoner(config)
+    model = reasoner.model.train()
+    problems = make_world("digits", "train", 0, 16, steps=(6, 8))
+    if kind == "dual":
+        model.codec.requires_grad_(False)
+        layout, e = joint_batch(reasoner, problems)
+        held = held_by_autograd(model, lambda: model(**vars(layout), e=e).loss)
+    else:
+        settings = config.model.baseline
+        held = held_by_autograd(
+            model, lambda: baseline_losses(model, reasoner, problems, settings, part=1)
+        )
+    longest = max(lengths[-1] for _, lengths, _ in _measured(reasoner, problems))
+    said = _activations(model, config, "joint", len(problems), longest)
+    assert said == pytest.approx(held, rel=0.35)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_activations_are_near_what_autograd_keeps(checkpointing: bool) -> None:
+    """Within 35 % of what is really saved."""
+    config = wide("nfcot", checkpointing)
+    reasoner = fresh_reasoner(config)
+    model = reasoner.model
+    model.codec.requires_grad_(False)
+    layout, e = joint_batch(reasoner, make_world("digits", "train", 0, 16, steps=(6, 8)))
+    model.train()
+    if checkpointing:
+        model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    held = held_by_autograd(model, lambda: model(**vars(layout), e=e).loss)
     rows, columns = layout.input_ids.shape
     said = _activations(model, config, "joint", rows, columns)
     if checkpointing:  # the one layer that is computed again is not kept at this point

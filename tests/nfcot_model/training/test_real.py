@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from nfcot_model.errors import UserError
@@ -32,7 +33,9 @@ from nfcot_model.training.config import (
 )
 from nfcot_model.training.data import held_out, training_batch
 from nfcot_model.training.examples import Streamed, read_examples
+from nfcot_model.training.fresh import fresh_reasoner
 from nfcot_model.training.packing import packed
+from nfcot_model.training.plan import plan_without_weights
 from nfcot_model.training.room import memory_advice
 from nfcot_model.training.stages import train
 from nfcot_model.worlds import make_world, write_problems
@@ -261,12 +264,23 @@ def test_examples_become_problems(tmp_path) -> None:
         ({"reasoning": []}, r"r\.jsonl:4: field 'reasoning': is empty"),
         ({"reasoning": None}, r"r\.jsonl:4: field 'reasoning': is missing"),
         ({"answer": 3}, r"r\.jsonl:4: field 'answer': is a int; expected text"),
+        ({"prompt": "\ud800"}, r"r\.jsonl:4: field 'prompt': has half of a surrogate pair"),
         ({"prompt": [{"role": "assistant", "content": "x"}]}, "expected one message of a user"),
     ],
 )
 def test_rows_that_cannot_be_trained_on_are_named(tmp_path, changes, named) -> None:
     with pytest.raises(UserError, match=named):
         read_examples(str(rows(tmp_path / "r.jsonl", 4, **changes)))
+
+
+def test_damaged_and_empty_files_of_rows_are_named(tmp_path) -> None:
+    path = rows(tmp_path / "r.jsonl", 3)
+    path.write_text(path.read_text()[:-9])
+    with pytest.raises(UserError, match=r"r\.jsonl:3: malformed JSON"):
+        read_examples(str(path))
+    path.write_text("")
+    with pytest.raises(UserError, match=r"r\.jsonl: holds no rows to train on"):
+        plan_without_weights(load_config("tiny", None, examples=path), 1)
 
 
 def test_a_problem_with_a_step_of_no_text_is_named(tmp_path) -> None:
@@ -385,6 +399,21 @@ def test_backbones_that_cannot_carry_thoughts_are_refused(tmp_path, kind, shape,
     with pytest.raises(UserError, match=named):
         train(config.model_copy(update={"model": model}), ["codec"], tmp_path / "t")
     assert not (tmp_path / "t").exists()
+
+
+def test_a_backbone_s_weights_are_there_and_whole(tmp_path) -> None:
+    folder = write_backbone(tmp_path / "backbone")
+    file = folder / "model.safetensors"
+    whole = load_file(file)
+    name = "model.layers.0.mlp.up_proj.weight"
+    config = load_config("tiny", None, reasoner="direct", backbone=folder)
+    for weights in ({n: t for n, t in whole.items() if n != name}, {**whole, name: torch.ones(2)}):
+        save_file(weights, file, {"format": "pt"})
+        with pytest.raises(UserError, match=f"1 weights of a causal qwen3 .*'{name}'"):
+            fresh_reasoner(config)
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(UserError, match="its weights cannot be read"):
+        fresh_reasoner(config)
 
 
 def test_missing_embeddings_and_unspoken_ties_are_refused() -> None:
