@@ -82,7 +82,10 @@ def read_steps(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
     if not found:
         raise UserError(f"--steps {text}: expected a number or a range such as 2-6")
-    return int(found[1]), int(found[2] or found[1])
+    low, high = int(found[1]), int(found[2] or found[1])
+    if low > high:
+        raise UserError(f"--steps {text}: is empty; write the smaller number first, {high}-{low}")
+    return low, high
 
 
 def make_world(

@@ -26,6 +26,7 @@ from nfcot_model.worlds import (
     what_if,
     write_problems,
 )
+from nfcot_model.worlds.generate import read_steps
 
 UNSEEN = "unseen-words"
 
@@ -332,6 +333,12 @@ def test_missing_and_unreadable_files(tmp_path) -> None:
 def test_impossible_requests_say_what_is_possible(arguments, named) -> None:
     with pytest.raises(UserError, match=named):
         make_world(*arguments)
+
+
+def test_an_empty_range_of_steps_is_named() -> None:
+    assert read_steps("2-5") == (2, 5)
+    with pytest.raises(UserError, match=r"--steps 5-2: is empty; .*, 2-5"):
+        read_steps("5-2")
 
 
 @pytest.mark.parametrize("world", ["digits", "shuffle"])
