@@ -40,7 +40,7 @@ FLAG_COLUMNS: dict[str, Any] = {
     ),
     "z": st.column_config.NumberColumn("Loudest: z", format="%+.2f"),
     "thoughts": st.column_config.TextColumn(
-        "Thoughts beyond alpha", help="maxT-adjusted within the trajectory."
+        "Beyond alpha", help="Thoughts, maxT-adjusted within the trajectory."
     ),
     "replay_error": st.column_config.NumberColumn("Replay error", format="%.1e"),
 }
