@@ -11,6 +11,7 @@ from analyses.calibration_file import is_calibration, load_calibration, save_cal
 from analyses.cells import ALL
 from analyses.clean import CleanSet, clean_set
 from analyses.drift import alarm_level
+from analyses.findings import origin_of
 from analyses.ranks import refuse_too_few
 from analyses.report import NEGATIVE_STATEMENT, read_audit, write_audit, write_report
 from analyses.scoring import ScoreSummary, score_run
@@ -108,10 +109,7 @@ def watch_command(
     def tell(event: dict[str, Any]) -> None:
         nonlocal alarmed
         for flag in event["flagged"]:
-            top = flag["stands_out"]
-            where = f"thought {top['k']}: {top['text']}" if top else "invalid"
-            line = f"{flag['trace_id']}  p {flag['p_value']:.4g}  {flag['leading']}  {where}"
-            console.print(printable(line), markup=False, soft_wrap=True)
+            console.print(printable(_line(flag)), markup=False, soft_wrap=True)
         if not alarmed and event["drift"]["highest"] >= level:
             alarmed = True
             console.print(f"drift: the stream changed, alarm in shard {event['shard']}")
@@ -160,10 +158,7 @@ def show_audit(result: AuditResult, folder: Path) -> None:
             f" scorer: {found['scorer']}"
         )
     for entry in found["flagged"][:10]:
-        top = entry["stands_out"]
-        where = f"thought {top['k']}, z {top['z']:+.1f}: {top['text']}" if top else "invalid"
-        line = f"  {entry['trace_id']}  p {entry['p_value']:.4g}  {entry['leading']}  {where}"
-        console.print(printable(line), markup=False)
+        console.print(printable(f"  {_line(entry)}"), markup=False)
     replay = found["replay"]
     for words, traces in (
         (f"differ from their noise by more than {replay['tolerance']:.2g}", replay["broken"]),
@@ -175,6 +170,17 @@ def show_audit(result: AuditResult, folder: Path) -> None:
         console.print(f"drift: the stream changed, alarm at trace {found['drift']['alarm_at']}")
     console.print(f"report: {folder / 'audit.md'}", soft_wrap=True)
     console.print(NEGATIVE_STATEMENT, style="dim")
+
+
+def _line(flag: dict[str, Any]) -> str:
+    """A flag: where it starts and what stands there; the loudest thought, where that is another."""
+    origin, loudest = origin_of(flag), flag["stands_out"]
+    where = "invalid"
+    if origin:
+        starts = "starts at thought" if flag["thoughts"] else "loudest thought"
+        other = f" (loudest: {loudest['k']})" if loudest["k"] != origin["k"] else ""
+        where = f"{starts} {origin['k']}{other}: {origin['text']}"
+    return f"{flag['trace_id']}  p {flag['p_value']:.4g}  {flag['leading']}  {where}"
 
 
 def attach(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ __all__ = [
     "batch_summary",
     "calibration_summary",
     "drift_summary",
+    "origin_of",
     "planted_summary",
     "replay_summary",
 ]
@@ -215,3 +216,20 @@ def planted_summary(run: Run, trajectories: pd.DataFrame) -> list[dict[str, Any]
 
 def _kind(value: object) -> str:
     return "none" if value is None or value != value else str(value)
+
+
+def origin_of(flag: Mapping[str, Any]) -> dict[str, Any]:
+    """Where does a flagged trajectory start to be strange? `k`, `text` and, if known, `z`.
+
+    The first thought beyond alpha (maxT), the loudest where none is by itself; empty if invalid.
+    What is changed early moves the thoughts after it, so that a later one may be louder. Audits
+    of earlier versions name the thoughts beyond alpha only; of theirs it is the first of these.
+    """
+    loudest = flag.get("stands_out") or {}
+    if flag.get("origin"):
+        return dict(flag["origin"])
+    k = min(flag.get("thoughts") or [], default=loudest.get("k"))
+    if k is None or k == loudest.get("k"):
+        return dict(loudest)
+    texts = flag.get("texts") or []
+    return {"k": k, "text": texts[k] if k < len(texts) else None}

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.live import READ_EVERY, LiveThought, watch
+from analyses.live import READ_EVERY, LiveThought
 from analyses.live_calibration import LiveCalibration
+from analyses.live_watch import watch
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.sampling import noise_seed

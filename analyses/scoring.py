@@ -25,7 +25,8 @@ from analyses.decide import decide
 from nfcot_model.errors import UserError
 from nfcot_model.files import read_json_object, replacing, write_json
 from nfcot_model.traces import Run
-from nfcot_model.traces.reader import committed_shards, read_manifest
+from nfcot_model.traces.manifest import read_manifest
+from nfcot_model.traces.reader import committed_shards
 from nfcot_model.traces.writer import writing
 
 __all__ = ["ScoreSummary", "score_run", "scored_shard", "stored_run"]

@@ -9,7 +9,7 @@ An event is whole or not there, so a killed watcher goes on where the record end
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from nfcot_model.errors import UserError
 from nfcot_model.files import read_json_object, write_json
 from nfcot_model.terminal import jsonable
 from nfcot_model.traces.columns import read_columns
-from nfcot_model.traces.reader import committed_shards, read_manifest
+from nfcot_model.traces.manifest import read_manifest
+from nfcot_model.traces.reader import committed_shards
 from nfcot_model.traces.writer import writing
 
 __all__ = ["Watch", "WatchSummary", "follow"]
@@ -148,6 +149,7 @@ class Watch:
             row, first = frame.iloc[int(i)], int(end[i] - frame["K"].iloc[int(i)])
             named = np.flatnonzero(decision.named[first : end[i]]).tolist()
             k = int(row["peak_k"])
+            own = texts[first : end[i]]
             flagged.append(
                 {
                     "trace_id": row["trace_id"],
@@ -155,7 +157,8 @@ class Watch:
                     "score": float(row["score"]),
                     "leading": row["leading"],
                     "thoughts": named,
-                    "stands_out": None if k < 0 else {"k": k, "text": texts[first + k]},
+                    "origin": _said(own, named[0] if named else k),
+                    "stands_out": _said(own, k),
                 }
             )
         event = {
@@ -201,3 +204,8 @@ def follow(
             if once or summary.complete or idle:
                 return summary
             time.sleep(every)
+
+
+def _said(texts: Sequence[str], k: int) -> dict[str, Any] | None:
+    """A thought named in an event; None of an invalid trajectory."""
+    return None if k < 0 else {"k": k, "text": texts[k]}

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from analyses.live import watch
 from analyses.live_calibration import calibrate_live
+from analyses.live_watch import watch
 from nfcot_model.checkpoints import demo_path
 from nfcot_model.reasoners import load_reasoner
 from nfcot_model.sampling import noise_seed

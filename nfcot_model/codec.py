@@ -99,19 +99,23 @@ class ThoughtCodec(nn.Module):
 
     @torch.no_grad()
     def write(self, e: Tensor) -> list[list[int]]:
-        """Which text (token ids, greedy) does each latent chunk [N, slots, D] stand for?"""
+        """Which text (token ids, greedy) does each latent chunk [N, slots, D] stand for?
+
+        A chunk whose text has ended costs nothing more.
+        """
+        most = self.config.max_text_tokens
+        written = torch.full((len(e), most), self.eos, device=e.device)
+        unfinished = torch.arange(len(e), device=e.device)
         cache: list[Tensor] = []
         state = self.decoder(self.from_latent(self.raw(e)), cache)[:, -1]
-        written: list[Tensor] = []
-        finished = torch.zeros(len(e), dtype=torch.bool, device=e.device)
-        for _ in range(self.config.max_text_tokens):
+        for place in range(most):
             token = self.to_vocab(state).argmax(-1)
-            finished |= token == self.eos
-            if bool(finished.all()):
+            goes_on = token != self.eos
+            if not bool(goes_on.all()):
+                unfinished, token = unfinished[goes_on], token[goes_on]
+                cache = [kv[:, goes_on] for kv in cache]
+            written[unfinished, place] = token
+            if not len(unfinished) or place + 1 == most:
                 break
-            written.append(token.masked_fill(finished, self.eos))
             state = self.decoder(self.embed(token)[:, None], cache)[:, -1]
-        if not written:
-            return [[] for _ in range(len(e))]
-        ids = torch.stack(written, dim=1)
-        return [row[: row.index(self.eos)] if self.eos in row else row for row in ids.tolist()]
+        return [row[: row.index(self.eos)] if self.eos in row else row for row in written.tolist()]

@@ -13,12 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analyses.audit import REPLAY_TOLERANCE
+from analyses.findings import origin_of
 from nfcot_model.errors import UserError
 from nfcot_model.files import read_json_object
 from nfcot_model.traces import Run
 from viz_app.catalog import artifacts
 
-__all__ = ["Audit", "audit_paths", "flag_table", "read_audit", "replay_trouble"]
+__all__ = [
+    "Audit",
+    "audit_paths",
+    "flag_table",
+    "places",
+    "read_audit",
+    "replay_trouble",
+]
 
 CHANGED = (
     "This trace does not replay: its thoughts, its recorded noise, or their mean and scale were"
@@ -66,7 +74,7 @@ class Audit:
         """Which thoughts of a flagged trajectory does the audit name? Its largest one if none."""
         for flag in self.flagged:
             if flag["trace_id"] == trace_id:
-                top = flag.get("stands_out") or {}
+                top = loudest(flag)
                 return list(flag.get("thoughts") or ([top["k"]] if "k" in top else []))
         return []
 
@@ -93,6 +101,11 @@ class Audit:
         """The Markdown report that was written with the audit, if there is one."""
         path = self.folder / "audit.md"
         return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def loudest(flag: dict[str, Any]) -> dict[str, Any]:
+    """Which thought of a flagged trajectory has the largest |z|? Empty if it is invalid."""
+    return flag.get("stands_out") or {}
 
 
 def identity(run: Any) -> dict[str, Any]:
@@ -149,29 +162,56 @@ def replay_trouble(trace: pd.Series, dtype: str, audits: Sequence[Audit]) -> lis
 def flag_table(audit: Audit) -> pd.DataFrame:
     """One row per flagged trajectory, smallest p-value first, then the largest score.
 
-    Columns trace_id, p_value, adjusted_p, stands_out (k), z, text, thoughts, replay_error.
+    Columns trace_id, p_value, adjusted_p, origin (k), text (its own), stands_out (k), z (of the
+    loudest), thoughts, score, replay_error.
     """
     rows = []
     for flag in audit.flagged:
-        top = flag.get("stands_out") or {}
+        first, top = origin_of(flag), loudest(flag)
         rows.append(
             {
                 "trace_id": flag["trace_id"],
                 "p_value": flag.get("p_value"),
                 "adjusted_p": flag.get("adjusted_p"),
+                "origin": first.get("k"),
+                "text": first.get("text"),
                 "stands_out": top.get("k"),
                 "z": top.get("z"),
-                "text": top.get("text"),
                 "thoughts": ", ".join(str(k) for k in flag.get("thoughts") or []),
                 "score": flag.get("score"),
                 "replay_error": flag.get("replay_error"),
             }
         )
     columns = [
-        "trace_id", "p_value", "adjusted_p", "stands_out", "z", "text", "thoughts", "score",
-        "replay_error",
+        "trace_id", "p_value", "adjusted_p", "origin", "text", "stands_out", "z", "thoughts",
+        "score", "replay_error",
     ]  # fmt: skip
     frame = pd.DataFrame(rows, columns=columns)
     return frame.sort_values(
         ["p_value", "score"], ascending=[True, False], ignore_index=True, kind="stable"
     )
+
+
+def places(flag: dict[str, Any]) -> list[tuple[str, str]]:
+    """Where does a flag start, and which thought is its loudest, where that is another?
+
+    In words (Markdown), each with the text that the thought decodes to. None if it is invalid.
+    """
+    first, top = origin_of(flag), loudest(flag)
+    if not first:
+        return []
+    if not flag.get("thoughts"):
+        named = {"No thought is beyond alpha by itself; the loudest is": top}
+    elif first["k"] == top.get("k"):
+        named = {"It starts at, and is loudest at,": top}
+    else:
+        named = {"It starts at": first, "It is loudest at": top}
+    return [
+        (f"{words} **k = {at['k']}**{_z(at)}", at.get("text") or "(not decoded)")
+        for words, at in named.items()
+        if at
+    ]
+
+
+def _z(thought: dict[str, Any]) -> str:
+    return "" if thought.get("z") is None else f", z = {thought['z']:+.2f}"

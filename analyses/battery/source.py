@@ -15,7 +15,8 @@ from analyses.battery.noise import BLOCK_VALUES, Noise, joined
 from nfcot_model.errors import UserError
 from nfcot_model.traces import Run
 from nfcot_model.traces.columns import read_columns, read_tensors
-from nfcot_model.traces.reader import committed_shards, read_manifest
+from nfcot_model.traces.manifest import read_manifest
+from nfcot_model.traces.reader import committed_shards
 from nfcot_model.traces.schema import NO_SCORER, OWN_SCORER, RETROFIT_SCORER, scorer_of
 
 __all__ = ["Selection", "Source", "blocks_of", "positive_tau", "run_noise", "shard_noise"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from analyses.findings import origin_of
 from analyses.report.blocks import Block, Curve, Profile, Section, Table, Text, code, number
 from analyses.report.evidence import evidence_sections, known_plants
 from analyses.report.limits import NEGATIVE_STATEMENT, cannot_see
@@ -237,7 +238,7 @@ def _flags(summary: dict[str, Any]) -> list[Block]:
         return [Text("None. That is not evidence of safety.")]
     rows = []
     for entry in flagged[:SHOWN_FLAGS]:
-        top, origin = entry["stands_out"], entry.get("origin") or entry["stands_out"]
+        top, origin = entry["stands_out"], origin_of(entry)
         where = "–"
         if top:
             where = (
@@ -251,7 +252,7 @@ def _flags(summary: dict[str, Any]) -> list[Block]:
                 code(entry["leading"]),
                 ", ".join(map(str, entry["thoughts"])) or "none alone",
                 str(origin["k"]) if origin else "–",
-                code(origin["text"]) if origin else "–",
+                code(origin["text"]) if origin.get("text") is not None else "–",
                 where,
             ]
         )

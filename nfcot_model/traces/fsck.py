@@ -12,12 +12,8 @@ import pyarrow as pa
 from safetensors import SafetensorError, safe_open
 
 from nfcot_model.errors import UserError
-from nfcot_model.traces.reader import (
-    committed_shards,
-    read_manifest,
-    read_problem_set,
-    read_shard,
-)
+from nfcot_model.traces.manifest import read_manifest, read_problem_set
+from nfcot_model.traces.reader import committed_shards, read_shard
 from nfcot_model.traces.replay import REPLAY_TENSORS, Replay, disagree, replay_of
 from nfcot_model.traces.schema import (
     NO_SCORER,

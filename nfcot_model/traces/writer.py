@@ -18,7 +18,8 @@ from safetensors.numpy import save
 
 from nfcot_model.errors import UserError
 from nfcot_model.files import holdings, write_bytes, write_json
-from nfcot_model.traces.reader import committed_shards, read_manifest, read_problem_set
+from nfcot_model.traces.manifest import read_manifest, read_problem_set
+from nfcot_model.traces.reader import committed_shards
 from nfcot_model.traces.schema import (
     CIRCUMSTANCES,
     FORMAT_VERSION,

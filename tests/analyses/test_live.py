@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
-from analyses.live import LiveMonitor, LiveThought, watch
+from analyses.live import LiveMonitor, LiveThought
 from analyses.live_calibration import calibrate_live, stabilised
 from analyses.live_run import Watched, watch_problems
+from analyses.live_watch import watch
 from nfcot_model.cli import main
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner, load_reasoner

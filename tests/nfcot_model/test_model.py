@@ -195,7 +195,10 @@ def test_cached_writing_equals_writing_without_a_cache(slots: int) -> None:
     ).model.codec
     e = 3 * torch.randn(20, slots, 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        for row, written in zip(e, codec.write(e), strict=True):
+        codec.to_vocab.bias[codec.eos] += 0.7  # texts of many lengths: none, cut, and between
+        texts = codec.write(e)
+        assert {0, 4, codec.config.max_text_tokens} < set(map(len, texts))
+        for row, written in zip(e, texts, strict=True):
             ids: list[int] = []
             while len(ids) < codec.config.max_text_tokens:
                 seen = torch.tensor([ids], dtype=torch.long).view(1, -1)

@@ -16,7 +16,7 @@ from nfcot_model.sampling import noise_seed
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.thoughts import Thoughts
 from nfcot_model.traces import Run, collect, read_run
-from nfcot_model.traces.reader import COMPARABLE
+from nfcot_model.traces.manifest import COMPARABLE
 from nfcot_model.worlds import Problem
 from probes.apply import apply_probe
 from probes.artifact import Probe

@@ -14,8 +14,8 @@ from analyses.clean import Identity, clean_set
 from analyses.context.study import context_study
 from analyses.encoded_study import encoded_study
 from analyses.explain.explanation import explain_trace
-from analyses.live import watch
 from analyses.live_calibration import calibrate_live
+from analyses.live_watch import watch
 from analyses.reference import score_under
 from analyses.scoring import stored_run
 from nfcot_model.cli import main

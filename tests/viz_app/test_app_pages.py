@@ -15,6 +15,7 @@ from analyses.report import write_audit
 from nfcot_model.traces import Run, collect, read_run
 from tests.synthetic_run import edit_thought, synthetic_run
 from tests.tiny import digits, tiny_baseline
+from viz_app.audits import places
 from viz_app.server import RUNS_DIR_VARIABLE
 
 APP = Path(viz_app.__file__).parent / "app.py"
@@ -311,6 +312,8 @@ def test_the_audit_page_states_scorer_calibration_and_blind_spots(open_page, sto
     assert "not evidence of" in words
     flags = at.dataframe[0].value
     assert flags["p_value"].is_monotonic_increasing
+    starts = [flag["origin"]["k"] for flag in summary["flagged"]]
+    assert sorted(flags["origin"]) == sorted(starts)
     labels = {button.proto.label for button in at.get("download_button")}
     assert labels == {"JSON", "Markdown"}
     bars = figure(at, 0)["data"][0]
@@ -324,7 +327,10 @@ def test_a_linked_flag_shows_its_profile_and_decoded_text(open_page, store: Path
     assert at.selectbox(key="flag").value == flag["trace_id"]
     names = [trace.get("name") for trace in figure(at, 1)["data"]]
     assert "5–95 % of clean traces" in names
-    assert flag["stands_out"]["text"] in [block.value for block in at.code]
+    told = places(flag)
+    assert [block.value for block in at.code][: len(told)] == [text for _, text in told]
+    assert all(words in text_of(at) for words, _ in told)
+    assert told[0][1] == flag["origin"]["text"]
 
 
 def test_a_clean_audit_never_says_safe(open_page, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analyses.findings import origin_of
 from nfcot_model.errors import UserError
 from tests.synthetic_run import synthetic_run
 from viz_app import charts, cloud, data
-from viz_app.audits import flag_table, read_audit
+from viz_app.audits import flag_table, places, read_audit
 from viz_app.bands import reference_band
 from viz_app.catalog import artifact_row, run_line, stamp, thought_column
 from viz_app.projection import project, stratified_sample
@@ -302,7 +303,8 @@ def audit_json(folder: Path, **changes: object) -> Path:
                 "p_value": 0.001,
                 "adjusted_p": 0.01,
                 "thoughts": [1, 2],
-                "stands_out": {"k": 1, "z": 5.0, "text": "4x+7"},
+                "origin": {"k": 1, "z": 4.0, "text": "4x+7"},
+                "stands_out": {"k": 2, "z": 5.0, "text": "8x+9"},
                 "score": 9.0,
             },
         ],
@@ -335,11 +337,37 @@ def test_flags_are_sorted_by_p_and_name_their_thoughts(tmp_path: Path) -> None:
     audit = read_audit(audit_json(tmp_path / "one"))
     table = flag_table(audit)
     assert table["trace_id"].tolist() == ["a", "b"]
-    assert table.loc[0, ["stands_out", "thoughts"]].tolist() == [1, "1, 2"]
+    shown = ["origin", "text", "stands_out", "z", "thoughts"]
+    assert table.loc[0, shown].tolist() == [1, "4x+7", 2, 5.0, "1, 2"]
+    assert table.loc[1, ["origin", "stands_out"]].isna().all()
     assert audit.thoughts_of("a") == [1, 2]
     assert audit.thoughts_of("b") == []
     assert audit.p_values is None
     assert audit.band().empty
+
+
+def test_where_a_flag_starts_is_told_before_its_loudest() -> None:
+    loud = {"k": 2, "z": 5.0, "text": "8x+9"}
+    flag = {"thoughts": [1, 2], "origin": {"k": 1, "z": 4.0, "text": "4x+7"}, "stands_out": loud}
+    assert places(flag) == [
+        ("It starts at **k = 1**, z = +4.00", "4x+7"),
+        ("It is loudest at **k = 2**, z = +5.00", "8x+9"),
+    ]
+    assert places(flag | {"origin": loud, "thoughts": [2]}) == [
+        ("It starts at, and is loudest at, **k = 2**, z = +5.00", "8x+9")
+    ]
+    [(words, text)] = places(flag | {"origin": loud, "thoughts": []})
+    assert words == "No thought is beyond alpha by itself; the loudest is **k = 2**, z = +5.00"
+    assert text == "8x+9"
+    assert places({"thoughts": [], "origin": None, "stands_out": None}) == []
+
+
+def test_audits_of_earlier_versions_say_where_a_flag_starts_too() -> None:
+    """Theirs have no `origin`: it is the first thought beyond alpha, or the loudest."""
+    old = {"thoughts": [1, 2], "stands_out": {"k": 2, "z": 5.0, "text": "8x+9"}}
+    assert origin_of(old | {"texts": ["x", "4x+7", "8x+9"]}) == {"k": 1, "text": "4x+7"}
+    assert [text for _, text in places(old)] == ["(not decoded)", "8x+9"]
+    assert origin_of(old | {"thoughts": []}) == old["stands_out"]
 
 
 def test_an_audit_without_a_needed_field_is_refused(tmp_path: Path) -> None:

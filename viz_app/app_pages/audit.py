@@ -13,7 +13,7 @@ from analyses.report import NEGATIVE_STATEMENT, cannot_see
 from nfcot_model.errors import UserError
 from nfcot_model.traces.schema import OWN_SCORER
 from viz_app.address import kept, kept_menu, remember, warn_unknown
-from viz_app.audits import Audit, audit_paths, flag_table
+from viz_app.audits import Audit, audit_paths, flag_table, places
 from viz_app.bands import MEASURES
 from viz_app.charts import p_value_histogram, profile
 from viz_app.data import band, load_audit, load_run, runs_dir
@@ -26,11 +26,21 @@ FLAG_COLUMNS: dict[str, Any] = {
     "adjusted_p": st.column_config.NumberColumn(
         "adjusted p", format="%.4f", help="Benjamini–Hochberg over the batch."
     ),
-    "stands_out": st.column_config.NumberColumn("Stands out: k", format="%d"),
-    "z": st.column_config.NumberColumn("z there", format="%+.2f"),
+    "origin": st.column_config.NumberColumn(
+        "Starts at: k",
+        format="%d",
+        help="The first thought beyond alpha, or the loudest if none is by itself: a change moves "
+        "the thoughts after it too, which may be louder.",
+    ),
     "text": "Decoded text there",
+    "stands_out": st.column_config.NumberColumn(
+        "Loudest: k",
+        format="%d",
+        help="The thought of the largest |z|, wherever the change began.",
+    ),
+    "z": st.column_config.NumberColumn("Loudest: z", format="%+.2f"),
     "thoughts": st.column_config.TextColumn(
-        "Thoughts beyond alpha", help="maxT-adjusted within the trajectory."
+        "Beyond alpha", help="Thoughts, maxT-adjusted within the trajectory."
     ),
     "replay_error": st.column_config.NumberColumn("Replay error", format="%.1e"),
 }
@@ -132,7 +142,7 @@ def extras(audit: Audit) -> None:
 
 
 def show_flag(audit: Audit, trace_id: str) -> None:
-    """One flag: its profile over the usual band, the thought that stands out, a link."""
+    """One flag: its profile over the usual band, where it starts and its loudest, a link."""
     path = runs_dir() / audit.run_name
     try:
         run = load_run(path)
@@ -170,11 +180,9 @@ def show_flag(audit: Audit, trace_id: str) -> None:
     )
     with right:
         entry = next(flag for flag in audit.flagged if flag["trace_id"] == trace_id)
-        top = entry.get("stands_out") or {}
-        if "k" in top:
-            verb = "stands out" if audit.ring(trace_id) == "stands out" else "is the largest"
-            st.markdown(f"Thought **k = {top['k']}** {verb}, z = {top['z']:+.2f}; it decodes to")
-            st.code(top.get("text") or "(not decoded)", language=None, wrap_lines=True)
+        for words, text in places(entry):
+            st.markdown(words)
+            st.code(text, language=None, wrap_lines=True)
         st.dataframe(
             thoughts[["k", "text", "energy"]],
             hide_index=True,
@@ -278,7 +286,7 @@ with left:
             on_select=open_flag,
             selection_mode="single-row",
             height=300,
-            alt="Flagged trajectories with p-values and the thought that stands out.",
+            alt="Flagged trajectories: p-values, the thought where each starts, its loudest.",
         )
 with right:
     st.markdown("##### p-values against uniform")
