@@ -157,6 +157,7 @@ def _print(compared: Compared) -> None:
     console.print(
         "positions: places between <think> and </think>; passes: applications of the stack in a"
         " row, for a whole answer; faster: answers per second against text, in the same rounds;"
-        " thoughts: whose answer follows when they are another problem's",
+        " thoughts: whose answer follows when they are another problem's, or the verdict of a"
+        " causal study",
         style="dim",
     )

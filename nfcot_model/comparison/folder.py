@@ -4,6 +4,7 @@ OUT/comparison.json                what is compared, under which settings
 OUT/plans/budget.json, KIND.json   the budget, and the steps it makes for each reasoner
 OUT/train/KIND-SEED/               trainings, as `nfcot train` makes them
 OUT/cells/KIND-SEED-WORLD-STEPS.json   what was measured of each
+OUT/causal/KIND-SEED/              a causal study of a model, if somebody made one there
 OUT/speed.json                     timings, all reasoners in one run
 OUT/table.json, table.md           what the command prints
 """

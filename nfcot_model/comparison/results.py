@@ -132,6 +132,7 @@ def _summed(contender: Contender, reference: Contender | None) -> dict[str, Any]
         "passes": mean(m.passes for m in everything),
         "flops": mean(m.flops for m in everything),
         "thoughts": donor.verdict,
+        "causal": contender.verdicts or None,
         "pairs": donor.pairs,
         "donor_follow": donor.donor_follow,
         "own_prompt": donor.own_prompt,

@@ -20,6 +20,7 @@ from nfcot_model.comparison.measure import Measured, measure
 from nfcot_model.comparison.plan import Equal, Plan
 from nfcot_model.comparison.speed import Speed, measure_speed
 from nfcot_model.comparison.trainings import processor_seconds, train_one, trained
+from nfcot_model.comparison.verdicts import kept_verdicts
 from nfcot_model.errors import UserError
 from nfcot_model.files import read_json_object, write_json
 from nfcot_model.reasoners import Reasoner, load_reasoner
@@ -54,6 +55,7 @@ class Contender:
     """One reasoner of a comparison: what it spent, and what was measured of each seed.
 
     `plan` and `processor_seconds` (of the seeds that are trained) are empty for a loaded one.
+    `verdicts`: by task, what a causal study said of the first seed that has one.
     """
 
     reasoner: str
@@ -63,6 +65,7 @@ class Contender:
     seeds: list[int] = field(default_factory=list)
     cells: dict[Cell, list[Measured]] = field(default_factory=dict)
     speed: dict[Cell, Speed] = field(default_factory=dict)
+    verdicts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -135,6 +138,9 @@ def compare(
             )
             first.setdefault(name, reasoner)
             contender.seeds.append(seed)
+            contender.verdicts = contender.verdicts or kept_verdicts(
+                out, name, seed, reasoner.checkpoint_hash
+            )
             spent = processor_seconds(out / "train" / f"{name}-{seed}")
             if name in plans and spent is not None:
                 contender.processor_seconds.append(spent)

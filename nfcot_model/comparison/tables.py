@@ -7,6 +7,7 @@ from typing import Any
 
 from nfcot_model.comparison.results import rows, summary
 from nfcot_model.comparison.run import Compared
+from nfcot_model.comparison.verdicts import verdict_words
 
 __all__ = ["CELL_HEAD", "SUMMARY_HEAD", "cell_lines", "markdown", "summary_lines"]
 
@@ -57,7 +58,7 @@ def _summary(row: dict[str, Any]) -> list[str]:
         f"{row['passes']:.1f}",
         "–" if against is None else f"{against['faster_batch1']:.2f} ×",
         "–" if against is None else f"{against['faster_batch64']:.2f} ×",
-        row["thoughts"],
+        verdict_words(row["causal"]) if row["causal"] else row["thoughts"],
         f"{row['parameters']:,}",
         "–" if steps is None else " + ".join(f"{n} {name}" for name, n in steps.items()),
         _scaled(row["training_tokens"], 1e6),

@@ -23,6 +23,7 @@ from nfcot_model.comparison.pooling import difference, mean_pass_at_k, pooled_sh
 from nfcot_model.comparison.results import donor_test
 from nfcot_model.comparison.run import compare, config_of
 from nfcot_model.comparison.speed import Speed
+from nfcot_model.comparison.verdicts import verdict_words
 from nfcot_model.errors import UserError
 from nfcot_model.evaluation.intervals import wilson
 from nfcot_model.sandbox import Sandbox
@@ -305,6 +306,35 @@ def test_the_command_prints_what_is_there_and_names_what_is_missing(
     table = (folder / "table.md").read_text()
     assert "| text | 1 | 0.000 (0.000–0.490) |" in table
     assert json.loads((folder / "table.json").read_text()) == document
+
+
+def test_a_causal_verdict_is_shown_in_the_place_of_the_donor_test(
+    compared, tmp_path, capsys, monkeypatch
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(compared[-1], folder)
+    study = folder / "causal" / "text-0" / "causal.json"
+    study.parent.mkdir(parents=True)
+    checkpoint = json.loads(next(folder.glob("cells/text-0-*.json")).read_text())["checkpoint"]
+    tasks = [{"task": "digits", "verdict": "necessary"}, {"task": "shuffle", "verdict": "inert"}]
+    given = options(settings(tmp_path / "t.yaml"), folder)
+    chosen = ["--only", "text,direct", "--seeds", "1", "--no-train", "--json"]
+    study.write_text(json.dumps({"checkpoint_hash": checkpoint, "tasks": tasks}))
+    code, out, _ = run_command(capsys, monkeypatch, *given, *chosen)
+    text, direct = json.loads(out)["reasoners"]
+    assert code == 0
+    assert text["causal"] == {"digits": "necessary", "shuffle": "inert"}
+    assert direct["causal"] is None
+    assert "| digits necessary, shuffle inert |" in (folder / "table.md").read_text()
+    assert verdict_words({"digits": "inert", "shuffle": "inert"}) == "inert"
+    for broken, named in (
+        ({"checkpoint_hash": "f00", "tasks": tasks}, "is of another checkpoint"),
+        ({"checkpoint_hash": checkpoint, "tasks": [{}]}, "names no tasks with verdicts"),
+    ):
+        study.write_text(json.dumps(broken))
+        code, _, err = run_command(capsys, monkeypatch, *given, *chosen)
+        assert code == 2
+        assert f"error: {study}: {named}" in err
 
 
 def test_bad_input_is_one_line(compared, tmp_path, capsys, monkeypatch) -> None:
