@@ -10,8 +10,6 @@ from nfcot_model.reasoners.continuing import (
     answer_from,
     answer_logp_from,
     feed_thoughts,
-    open_prompts,
-    think_on,
 )
 from nfcot_model.sampling import draw_noise
 from nfcot_model.thoughts import Thoughts
@@ -25,7 +23,7 @@ def test_continuations_equal_whole_passes(backbone: str) -> None:
     prompts = [p.prompt for p in digits(5)]
     noise = draw_noise(range(5), reasoner.max_thoughts, reasoner.D, 0.8)
     whole = reasoner.think(prompts, tau=0.8, noise_seeds=(), noise=noise)
-    opened = open_prompts(reasoner, prompts)
+    opened = reasoner.open_prompts(prompts)
     index = torch.tensor([3, 0, 3, 4, 1, 2])  # repeated, and not in order
     kept = torch.minimum(torch.tensor([1, 0, 2, 1, 3, 0]), whole.K[index])
     u = whole.u[index]
@@ -33,7 +31,7 @@ def test_continuations_equal_whole_passes(backbone: str) -> None:
 
     stream = opened.rows(index)
     feed_thoughts(reasoner, stream, u, mask)
-    on = think_on(reasoner, stream, noise[index], u, kept)
+    on = reasoner.think_on(stream, noise[index], u, kept)
     assert torch.equal(on.K, whole.K[index])
     torch.testing.assert_close(on.u, whole.u[index][:, : on.u.shape[1]], atol=1e-4, rtol=1e-4)
 
@@ -64,7 +62,7 @@ def test_the_greedy_answer_is_recognised_in_one_pass() -> None:
     prompts = [p.prompt for p in problems]
     thoughts = reasoner.think(prompts, tau=0.7, noise_seeds=range(12))
     answers = reasoner.answer(prompts, thoughts)
-    opened = open_prompts(reasoner, prompts)
+    opened = reasoner.open_prompts(prompts)
     for said, same in ((answers, True), (answers[1:] + answers[:1], False)):
         stream = opened.rows(torch.arange(12))
         feed_thoughts(reasoner, stream, thoughts.u, thoughts.mask)
@@ -75,7 +73,7 @@ def test_the_greedy_answer_is_recognised_in_one_pass() -> None:
 
 def test_an_opened_stream_is_left_as_it_was() -> None:
     reasoner = brief_reasoner()
-    opened = open_prompts(reasoner, [p.prompt for p in digits(3)])
+    opened = reasoner.open_prompts([p.prompt for p in digits(3)])
     before = opened.state.clone(), opened.attention.shape
     first = answer_from(reasoner, opened.rows(torch.tensor([0, 1, 2])))
     assert torch.equal(opened.state, before[0])
