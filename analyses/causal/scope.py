@@ -70,25 +70,25 @@ def _meaningless(reasoner: Reasoner, tau: float) -> Iterator[tuple[tuple[str, ..
     if reasoner.constant_thoughts:
         yield (
             ("position_mean", "donor", *SWAPS, "steer", "transplants", "mediation"),
-            "all traces have the same thoughts, so those of others are its own",
+            "all traces have the same thoughts",
         )
-        yield ("total",), "thoughts do not depend on those before them, so total is direct"
+        yield ("total",), "thoughts do not depend on those before them"
     if not reasoner.draws:
-        yield ("resample", "noise_edit"), "its thoughts are not drawn, a second draw is the first"
+        yield ("resample", "noise_edit"), "its thoughts are not drawn"
     elif tau <= 0:
-        yield ("resample", "noise_edit"), "the run is of tau 0, where a second draw is the first"
+        yield ("resample", "noise_edit"), "nothing is drawn at tau 0"
     if not reasoner.has_likelihood:
-        yield ("noise_edit", "influence"), "its thoughts have no mean and deviation to go by"
+        yield ("noise_edit", "influence"), "its thoughts have no mean and deviation"
     told = ("decode_edit_encode", "counterfactuals")
     if not reasoner.has_codec:
-        yield told, "it has no codec that makes text a thought"
+        yield told, "no codec makes text its thoughts"
     if reasoner.thoughts_per_step is None:
-        yield told, "its codec encodes the whole reasoning, so no step of it can be replaced"
+        yield told, "its codec encodes whole reasonings, no step of them"
         yield (*SWAPS, "steer", "mediation"), "none of its thoughts belongs to one step"
     elif reasoner.thoughts_per_step != 1:
         yield (
             ("decode_edit_encode",),
-            f"{reasoner.thoughts_per_step} thoughts stand for a step, none alone for its text",
+            f"a step has {reasoner.thoughts_per_step} thoughts, and text none alone",
         )
     if not isinstance(reasoner, NFCoTReasoner):
         yield ("states",), "there are no hooks for its model"

@@ -394,7 +394,7 @@ def test_at_tau_zero_there_is_no_second_draw(traced: tuple, tmp_path) -> None:
     problems = run.problems()
     collect(reasoner, problems[:8], tmp_path / "flat", tau=0.0)
     flat = read_run(tmp_path / "flat")
-    with pytest.raises(UserError, match="--edits resample: .* a second draw is the first"):
+    with pytest.raises(UserError, match=r"--edits resample: .* nothing is drawn at tau 0"):
         causal_study(flat, problems, reasoner, tmp_path / "a", Plan(edits=("zero", "resample")))
     assert not (tmp_path / "a").exists()
     found = causal_study(flat, problems, reasoner, tmp_path / "a", Plan(samples=4))
