@@ -26,15 +26,14 @@ __all__ = ["NFCoTReasoner"]
 class NFCoTReasoner:
     """An `NFCoTModel` with its tokenizer. Thoughts and scores come back on the CPU.
 
-    Unified or Dual-Path, as the model is (`name` "nfcot" or "dual"). States and densities are those
-    of the path on which thoughts are thought, answers follow on the path that reads them.
-    `stepping` may be "static" or "compiled": thinking on a cache of fixed size, faster on a GPU
-    (docs/performance.md), the same up to rounding.
+    Unified or Dual-Path (`name` "nfcot" or "dual"). States and densities are those of the path on
+    which thoughts are thought, answers follow on the path that reads them.
+    `stepping` "static" or "compiled" thinks on a cache of fixed size: faster on a GPU, the same up
+    to rounding (docs/performance.md).
     """
 
     has_likelihood = has_decoder = has_codec = draws = True
-    constant_thoughts = False
-    least_thoughts = 0
+    constant_thoughts, least_thoughts = False, 0
 
     def __init__(
         self, model: NFCoTModel, tokenizer: PreTrainedTokenizerBase, checkpoint_hash: str = ""

@@ -61,19 +61,20 @@ def other_kinds() -> list[str]:
     return [kind for kind in KINDS if kind not in ("nfcot", "direct")]
 
 
-def gated(kind: str, **config: object):
+def gated(kind: str):
     """A tiny reasoner of a kind; a looped one leaves early, each row for itself."""
-    reasoner = tiny(kind, **({"loops": 4, "exit_threshold": 0.6} if kind == "looped" else config))
-    if kind == "looped":
-        with torch.no_grad():
-            generator = torch.Generator().manual_seed(0)
-            weight = torch.randn(reasoner.model.gate.weight.shape, generator=generator)
-            reasoner.model.gate.weight.copy_(3 * weight / weight.shape[-1] ** 0.5)
-            reasoner.model.gate.bias.fill_(-1.0)
+    if kind not in ("looped", "unframed"):
+        return tiny(kind)
+    reasoner = tiny("looped", loops=4, exit_threshold=0.6, framed=kind == "looped")
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(reasoner.model.gate.weight.shape, generator=generator)
+        reasoner.model.gate.weight.copy_(3 * weight / weight.shape[-1] ** 0.5)
+        reasoner.model.gate.bias.fill_(-1.0)
     return reasoner
 
 
-@pytest.mark.parametrize("kind", other_kinds())
+@pytest.mark.parametrize("kind", [*other_kinds(), "unframed"])
 def test_every_kind_goes_on_from_any_point(kind: str) -> None:
     """With nothing changed the trace comes back, and its answer; thoughts given are answered."""
     reasoner = gated(kind)
@@ -85,7 +86,7 @@ def test_every_kind_goes_on_from_any_point(kind: str) -> None:
     index = torch.tensor([3, 0, 3, 4, 1, 2])
     asked = [prompts[i] for i in index.tolist()]
     u, K = whole.u[index], whole.K[index]
-    assert kind != "looped" or len(set(K.tolist())) > 1
+    assert kind not in ("looped", "unframed") or len(set(K.tolist())) > 1
     for kept in (torch.zeros_like(K), torch.minimum(torch.tensor([1, 0, 2, 1, 3, 0]), K), K):
         mask = torch.arange(u.shape[1]) < kept[:, None]
         stream = opened.rows(index)
