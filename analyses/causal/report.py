@@ -21,9 +21,11 @@ DOES_NOT_SHOW = (
     " edits that were made. Used thoughts need not be faithful: that the answer follows a thought"
     " does not show that the decoded text is all the thought says. Inert thoughts make every claim"
     " that rests on reading them void, however well they decode. The necessity quoted is the"
-    " largest over thoughts and modes, so its interval is that of a chosen cell. Off-manifold edits"
-    " (zero, noise, mean) can break a model whether or not it uses what they remove: read them"
-    " against the placebo."
+    " largest over thoughts and modes, so its interval is that of a chosen cell. An edit changes"
+    " the vector that enters a thought's place, not what that place reads of the prompt: unused"
+    " thoughts may stand in places that are needed (see the answers after only the first thoughts)."
+    " Off-manifold edits (zero, noise, mean) can break a model whether or not it uses what they"
+    " remove: read them against the placebo."
 )
 
 
