@@ -25,7 +25,6 @@ import torch
 from nfcot_model.checkpoints import demo_path
 from nfcot_model.model import NFCoTModel
 from nfcot_model.reasoners import NFCoTReasoner, load_nfcot
-from nfcot_model.reasoners.continuing import open_prompts, think_on
 from nfcot_model.sampling import Stream, draw_noise
 from nfcot_model.worlds import make_world
 
@@ -68,9 +67,9 @@ def with_two_paths(one: NFCoTReasoner) -> NFCoTReasoner:
 def ready(reasoner: NFCoTReasoner, prompts: list[str]) -> tuple[Stream, int]:
     """Think about the prompts, and stand where the answers begin; how many thoughts were had?"""
     noise = draw_noise(range(len(prompts)), reasoner.max_thoughts, reasoner.D, 0.7)
-    stream = open_prompts(reasoner, prompts)
+    stream = reasoner.open_prompts(prompts)
     none = torch.zeros(len(prompts), dtype=torch.long)
-    thoughts = think_on(reasoner, stream, noise, noise[:, :0], none)
+    thoughts = reasoner.think_on(stream, noise, noise[:, :0], none)
     stream.turn()
     stream.close()
     return stream, int(thoughts.K.sum())

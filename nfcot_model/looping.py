@@ -7,6 +7,7 @@ re-injection; each loop has keys and values of its own. Any backbone can be loop
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -16,7 +17,14 @@ from torch.nn import functional
 from nfcot_model.baseline import BaselineModel
 from nfcot_model.layout import Layout
 
-__all__ = ["LoopStream", "exit_distribution", "gate_loss", "loop_loss", "loop_states"]
+__all__ = [
+    "LoopStream",
+    "OpenedLoops",
+    "exit_distribution",
+    "gate_loss",
+    "loop_loss",
+    "loop_states",
+]
 
 GATE_SHARPNESS, GATE_THRESHOLD = 50.0, 0.005
 
@@ -123,6 +131,7 @@ class LoopStream:
         x = model.get_input_embeddings()(layout.input_ids)
         rows = torch.arange(len(x), device=x.device)
         self.state = x[:, -1].clone()
+        self.replaced: Tensor | None = None
         self.thoughts = torch.zeros(len(x), most, model.d_model, device=x.device)
         self.mask = torch.zeros(len(x), most, dtype=torch.bool, device=x.device)
         self.left = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -169,12 +178,99 @@ class LoopStream:
         )
 
     @torch.no_grad()
-    def extend(self, embedded: Tensor, alive: Tensor) -> None:
-        """Feed one position [B, 1, d_model]; rows that are not alive [B, 1] keep their state."""
+    def extend(self, embedded: Tensor, alive: Tensor) -> Tensor:
+        """Feed [B, n, d_model]; what is not alive [B, n] leaves no trace in anybody's attention.
+
+        Returns the states [B, n, d_model] behind what was fed, and keeps each row's last live one.
+        """
         self.attention = torch.cat([self.attention, alive.to(self.attention)], dim=1)
-        places = (self.length[:, None] + alive.to(self.length) - 1).clamp(min=0)
-        self.length = self.length + alive[:, 0].to(self.length)
+        count = alive.to(self.length).cumsum(-1)
+        places = (self.length[:, None] + count - 1).clamp(min=0)
+        self.length = self.length + count[:, -1]
         x = embedded.clone()
-        for rows, cache in zip(self.members, self.caches, strict=True):
+        for k, (rows, cache) in enumerate(zip(self.members, self.caches, strict=True)):
             x[rows] = self._loop(x[rows], rows, places[rows], cache).last_hidden_state
-        self.state = torch.where(alive, x[:, 0], self.state)
+            if self.replaced is not None:
+                x[rows, 0] = self.replaced[rows, k].to(x.dtype)
+        self.replaced = None
+        last = x[torch.arange(len(x), device=x.device), (count == count[:, -1:]).int().argmax(-1)]
+        self.state = torch.where(alive.any(-1, keepdim=True), last, self.state)
+        return x
+
+
+class OpenedLoops(LoopStream):
+    """Streams read once, loop by loop, up to the place where the thoughts stand.
+
+    `layout` as for `LoopStream`, whose last place is that one: it is held back, `closing` [B] is
+    its token. The streams hold K [B] thoughts `u` [B, most, d_model], none at first; the first
+    token that is fed stands at their place, and it and all behind it take K loops.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: BaselineModel, layout: Layout, most: int) -> None:
+        self.model = model
+        self.closing = layout.input_ids[:, -1]
+        self.attention = layout.attention_mask[:, :-1]
+        self.length = self.attention.sum(-1)
+        x = model.get_input_embeddings()(layout.input_ids)
+        self.state = x[:, -1].clone()
+        self.caches = []
+        rows = torch.arange(len(x), device=x.device)
+        before = x[:, :-1]
+        for _ in range(most):
+            out = self._loop(before, rows, layout.position_ids[:, :-1], None)
+            before = out.last_hidden_state
+            self.caches.append(out.past_key_values)
+        self.u = torch.zeros(len(x), most, model.d_model, device=x.device)
+        self.K = torch.zeros(len(x), dtype=torch.long, device=x.device)
+
+    def rows(self, index: Tensor) -> OpenedLoops:
+        """A choice of these streams, repeated or not, on caches of their own."""
+        chosen = copy.copy(self)
+        chosen.caches = [copy.deepcopy(cache) for cache in self.caches]
+        for cache in chosen.caches:
+            cache.batch_select_indices(index)
+        for name in ("closing", "attention", "length", "state", "u", "K"):
+            setattr(chosen, name, getattr(self, name)[index])
+        return chosen
+
+    def feed(self, u: Tensor, alive: Tensor) -> None:
+        """Have the thoughts u [B, n, D] where `alive` [B, n]: the states after the next loops."""
+        at = self.K[:, None] + alive.cumsum(-1) - 1
+        rows, columns = alive.nonzero(as_tuple=True)
+        self.u = self.u.index_put((rows, at[rows, columns]), u[rows, columns].to(self.u))
+        self.K = self.K + alive.sum(-1)
+
+    @torch.no_grad()
+    def think_on(self, budget: int, threshold: float) -> Tensor:
+        """Loop on from the thoughts held, at most `budget` in all; which rows the gate released.
+
+        The gate decides as for `LoopStream`, but not before the thoughts held are over.
+        """
+        everybody = torch.arange(len(self.K), device=self.K.device)
+        probe = self.rows(everybody)
+        x = self.model.get_input_embeddings()(self.closing[:, None])
+        probe.attention = functional.pad(self.attention, (0, 1), value=1)
+        u, held, left = self.u.clone(), self.K, torch.zeros_like(self.K, dtype=torch.bool)
+        stay = torch.zeros(len(held), device=x.device)
+        for k in range(budget):
+            out = probe._loop(x, everybody, self.length[:, None], probe.caches[k])
+            given = (k < held)[:, None, None]
+            x = torch.where(given, u[:, k : k + 1].to(x.dtype), out.last_hidden_state)
+            new = ~left & (k >= held)
+            u[:, k] = torch.where(new[:, None], x[:, 0].to(u), u[:, k])
+            self.K = torch.where(new, k + 1, self.K)
+            stay = stay + functional.logsigmoid(-self.model.gate_logit(x[:, 0]))
+            released = (1 - stay.exp() >= threshold) & (threshold < 1) & (k + 1 >= held)
+            left = left | released
+        self.u = u
+        return left
+
+    def turn(self) -> None:
+        """Thinking is over: rows that take fewer loops leave the caches of the later ones."""
+        self.replaced = self.u
+        self.members = [(k < self.K).nonzero()[:, 0] for k in range(int(self.K.max()))]
+        self.caches = self.caches[: len(self.members)]
+        for rows, cache in zip(self.members, self.caches, strict=True):
+            if len(rows) < len(self.K):
+                cache.batch_select_indices(rows)

@@ -164,9 +164,14 @@ class Stream:
             )
             self.extend(self.model.reread(u * mask[..., None], mask).to(self.state.dtype), mask)
 
+    @property
+    def closing(self) -> Tensor:
+        """The token [B] that ends the thoughts of each row: `</think>`."""
+        return self.length.new_full((len(self.length),), self.model.ids.end_think)
+
     def close(self) -> None:
         """Feed `</think>` to every row."""
-        ids = self.length.new_full((len(self.length), 1), self.model.ids.end_think)
+        ids = self.closing[:, None]
         self.extend(self.model.get_input_embeddings()(ids), torch.ones_like(ids, dtype=torch.bool))
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -19,6 +20,7 @@ from nfcot_model.retrofit.scoring import score_into
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.traces import collect, read_run
 from nfcot_model.worlds import make_world
+from probes import drawing
 from tests.tiny import brief_reasoner, tiny_baseline
 from viz_app.server import RUNS_DIR_VARIABLE
 
@@ -121,21 +123,62 @@ def test_a_density_of_its_own_is_audited(
     assert summary["scorer"] != "retrofit"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_thoughts_are_tested_causally_or_it_is_said_why_not(
-    kind: str, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def no_browser(figures: object) -> None:
+    raise RuntimeError("Kaleido requires Google Chrome to be installed.")
+
+
+@pytest.mark.parametrize("kind", THINKING)
+def test_thoughts_are_tested_causally(
+    kind: str,
+    store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In all that has a meaning for the kind; what has none is left out, and refused when named."""
+    monkeypatch.setattr(drawing, "_write_png", no_browser)
+    capsys.readouterr()
+    hooked = kind in (*WITH_DENSITY, "regressed")
+    sites = " --sites blocks.1.hook_out --edits zero,donor" if hooked else ""
+    asked = f"causal {store}/runs/{kind}-test --samples 4"
+    told(f"{asked}{sites} -o {tmp_path}/c --json")
+    summary = json.loads(capsys.readouterr().out)
+    [task] = summary["tasks"]
+    assert task["task"] == "digits"
+    assert task["verdict"] == ("constant" if kind == "pause" else "undetermined")
+    assert summary["reasoner"] == kind
+    assert task["traces"] == 4
+    page = (tmp_path / "c" / "causal.md").read_text()
+    left = {part["part"] for part in summary["left_out"]}
+    rows = pd.read_parquet(tmp_path / "c" / "single.parquet")
+    assert not left & {*rows["edit"], *rows["mode"]}
+    assert set(rows["edit"]) <= set(summary["plan"]["edits"])
+    for part in left:
+        assert part in page
+    if kind in ("coconut", "codi"):
+        steps = {"swap_same_value", "swap_different_value", "steer"} - left
+        assert set(summary["plan"]["edits"]) == {"zero", "position_mean", "noise", "donor"} | steps
+        assert bool(steps) == (kind == "coconut")
+        assert set(rows["mode"]) == {"direct", "total"}
+        assert (rows["K_after"] == rows.groupby("trace_id")["k"].transform("max") + 1).all()
+    if kind not in WITH_DENSITY:
+        told(f"{asked} --edits zero,noise_edit -o {tmp_path}/d", 2)
+        err = capsys.readouterr().err
+        assert f"--edits noise_edit: says nothing about the reasoner '{kind}': its thoughts" in err
+        assert err.count("\n") == 1
+    if not hooked:
+        told(f"{asked} --sites blocks.1.hook_out -o {tmp_path}/d", 2)
+        assert "--sites: says nothing" in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
+
+
+def test_without_thoughts_there_is_nothing_to_test(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    asked = f"causal {store}/runs/{kind}-test --samples 4 --edits resample,zero --json"
-    if kind in WITH_DENSITY:
-        told(f"{asked} --sites blocks.1.hook_out -o {tmp_path}/c")
-        [task] = json.loads(capsys.readouterr().out)["tasks"]
-        assert task["task"] == "digits"
-        assert (tmp_path / "c" / "causal.md").exists()
-        return
-    told(f"{asked} -o {tmp_path}/c", 2)
+    told(f"causal {store}/runs/direct-test --samples 4 -o {tmp_path}/c", 2)
     err = capsys.readouterr().err
-    assert f"is of the reasoner '{kind}', this needs thoughts of an NF-CoT model" in err
+    assert "is of the reasoner 'direct', which has no thoughts to interfere with" in err
     assert err.count("\n") == 1
     assert not (tmp_path / "c").exists()
 

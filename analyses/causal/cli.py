@@ -17,11 +17,14 @@ def causal(
     ],
     samples: Annotated[int, typer.Option(help="How many traces to interfere with.")] = 200,
     edits: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Edits of thoughts; default: all.")
+        str | None, typer.Option(metavar="A,B", help="Edits of thoughts; default: all that apply.")
     ] = None,
     modes: Annotated[
-        str, typer.Option(metavar="A,B", help="Later thoughts frozen (direct) or not (total).")
-    ] = "direct,total",
+        str | None,
+        typer.Option(
+            metavar="A,B", help="Later thoughts frozen (direct) or not (total); default: both."
+        ),
+    ] = None,
     sites: Annotated[
         str | None,
         typer.Option(
@@ -57,24 +60,24 @@ def causal(
 ) -> None:
     """Are the thoughts of this run used? A verdict per task, from edits with placebos.
 
+    For every kind of reasoner that has thoughts; what has no meaning for one is left out, and said.
     Repeat the command to resume after an interruption.
 
     Example: nfcot causal runs/test --samples 200 -o reports/causal
     """
-    from analyses.causal.edits import EDITS
     from analyses.causal.report import write_report
     from analyses.causal.study import Plan, causal_study
     from analyses.causal.verdict import Thresholds
     from analyses.causal.view import causal_view
     from nfcot_model.terminal import console, emit_json, progress
     from nfcot_model.traces import read_run
-    from nfcot_model.traces.model_of import model_of
+    from nfcot_model.traces.model_of import reasoner_of
     from nfcot_model.worlds import read_problems
 
     plan = Plan(
         samples=samples,
-        edits=tuple(EDITS) if edits is None else _listed(edits),
-        modes=_listed(modes),
+        edits=None if edits is None else _listed(edits),
+        modes=None if modes is None else _listed(modes),
         sites=() if sites is None else _listed(sites),
         label=label,
         seed=seed,
@@ -82,7 +85,7 @@ def causal(
     thresholds = Thresholds(sufficiency, selectivity, necessity, inert)
     found = read_run(run)
     asked = found.problems() if problems is None else read_problems(problems)
-    reasoner = model_of(found, model, device)
+    reasoner = reasoner_of(found, model, device)
     with progress(f"interfering with {found.name}", min(samples, len(found.traces))) as advance:
         result = causal_study(
             found, asked, reasoner, out, plan, thresholds=thresholds, progress=advance

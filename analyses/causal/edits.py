@@ -9,6 +9,7 @@ it ("Weight of Silence", arXiv 2607.20952).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.nn import functional
 
 from analyses.causal.scene import Branch, Crowd, Scene, state_of
 from nfcot_model.errors import UserError
+from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.sampling import draw_noise
 from nfcot_model.thoughts import Thoughts
 from nfcot_model.worlds import Problem
@@ -60,8 +62,18 @@ def noise(scene: Scene, k: Tensor, seeds: Sequence[int]) -> Tensor:
 
 
 def resample(scene: Scene, k: Tensor, seeds: Sequence[int]) -> Tensor:
-    """On the manifold: a fresh draw of thought k given its true prefix, at the scene's tau."""
-    return _from_noise(scene, k, draw_noise(seeds, 1, scene.reasoner.D, scene.tau)[:, 0])
+    """On the manifold: a fresh draw of thought k given its true prefix, at the scene's tau.
+
+    NaN where the draw ends thinking instead (of written tokens; a density draws a thought).
+    """
+    if scene.reasoner.has_likelihood:
+        return _from_noise(scene, k, draw_noise(seeds, 1, scene.reasoner.D, scene.tau)[:, 0])
+    rows = torch.arange(len(scene))
+    noise = scene.noise[:, : int(k.max()) + 2].clone()
+    noise[rows, k] = scene.reasoner.noise_of(scene.prompts, seeds, scene.tau, 1)[:, 0]
+    again = replace(scene, noise=noise).rethought(scene.thoughts.u, k).thoughts
+    drawn = again.u[rows, k.clamp(max=again.u.shape[1] - 1)]
+    return torch.where((k < again.K)[:, None], drawn, torch.nan)
 
 
 def noise_edit(scene: Scene, k: Tensor, seeds: Sequence[int], scale: float = -1.0) -> Tensor:
@@ -156,15 +168,12 @@ def retold(scene: Scene, k: Tensor, seeds: Sequence[int]) -> Tensor:
     The other text is one that this step has elsewhere in the run, in the trace's own numbering; it
     goes through codec and flow with the other steps as decoded. Needs one thought per step.
     """
-    reasoner = scene.reasoner
-    if not reasoner.variable_k or reasoner.config["codec"]["slots"] != 1:
-        return torch.full((len(scene), reasoner.D), torch.nan)
     texts = [
         told_otherwise(scene, i, place, seed)
         for i, (place, seed) in enumerate(zip(k.tolist(), seeds, strict=True))
     ]
     known = [i for i, text in enumerate(texts) if text is not None]
-    out = torch.full((len(scene), reasoner.D), torch.nan)
+    out = torch.full((len(scene), scene.reasoner.D), torch.nan)
     if known:
         index = torch.tensor(known)
         some = scene.rows(index)
@@ -210,12 +219,15 @@ def decode_edit_encode(scene: Scene, step: Tensor, texts: Sequence[str]) -> Thou
     The latents of that step become the codec's of the new text, the others stay as decoded, and the
     flow makes thoughts of them all. With an alternating flow the thoughts of other steps move too,
     because `u = F(e)` mixes them; with a causal flow those before do not. Raises UserError for a
-    step that a trace does not have, and for a codec of the whole reasoning.
+    step that a trace does not have, a reasoner without a codec, and a codec of the whole reasoning.
     """
-    reasoner = scene.reasoner
-    if not reasoner.variable_k:
+    reasoner, slots = scene.reasoner, scene.reasoner.thoughts_per_step
+    if not isinstance(reasoner, NFCoTReasoner):
+        raise UserError(
+            f"reasoner '{reasoner.name}' has no codec: text cannot be made its thoughts"
+        )
+    if slots is None:
         raise UserError("this codec encodes the whole reasoning: no step of it can be replaced")
-    slots = reasoner.config["codec"]["slots"]
     lacking = (step < 0) | (step >= scene.thoughts.K // slots)
     if bool(lacking.any()):
         i = int(lacking.nonzero()[0])

@@ -10,6 +10,7 @@ from torch import Tensor
 from analyses.causal.edits import placebo, swap_different_value
 from analyses.causal.interventions import seeds_of
 from analyses.causal.scene import Scene
+from nfcot_model.model import NFCoTModel
 from nfcot_model.sampling import noise_seed
 
 __all__ = ["influence", "influences"]
@@ -63,7 +64,7 @@ def influences(scene: Scene, seed: int = 0) -> pd.DataFrame:
 
 def _expected(scene: Scene, u: Tensor) -> tuple[Tensor, Tensor]:
     """mu and log sigma [B, K, D] of every thought, given the thoughts `u` before it."""
-    model = scene.reasoner.model
+    model: NFCoTModel = scene.reasoner.model
     stream = scene.opened.rows(scene.place)
     first = stream.state[:, None]
     embedded = model.project(u.to(model.device)).to(first.dtype)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from analyses.causal.edits import EDITS, MODES, Edit, edited, placebo
 from analyses.causal.scene import Branch, Scene
-from nfcot_model.reasoners.continuing import answer_from, answer_logp_from
-from nfcot_model.sampling import Stream, noise_seed
+from nfcot_model.reasoners.continuing import Continuation, answer_from, answer_logp_from
+from nfcot_model.sampling import noise_seed
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.thoughts import AnswerLogp
 
@@ -52,7 +52,7 @@ def base_of(scene: Scene, sandbox: Sandbox) -> Base:
     return Base(answers, judged(scene, answers, sandbox), logp, greedy)
 
 
-def answered(scene: Scene, stream: Stream) -> list[str]:
+def answered(scene: Scene, stream: Continuation) -> list[str]:
     """The greedy answers behind a stream, which stays as it was."""
     everybody = torch.arange(len(stream.state))
     return answer_from(scene.reasoner, stream.rows(everybody))

@@ -14,16 +14,18 @@ from nfcot_model.terminal import jsonable
 from nfcot_model.traces.view import printable
 from probes.drawing import draw
 
-__all__ = ["DOES_NOT_SHOW", "causal_markdown", "interval", "write_report"]
+__all__ = ["DOES_NOT_SHOW", "causal_markdown", "interval", "scope_lines", "write_report"]
 
 DOES_NOT_SHOW = (
     "A verdict is about the answers of this model on this task, at this temperature, and about the"
     " edits that were made. Used thoughts need not be faithful: that the answer follows a thought"
     " does not show that the decoded text is all the thought says. Inert thoughts make every claim"
     " that rests on reading them void, however well they decode. The necessity quoted is the"
-    " largest over thoughts and modes, so its interval is that of a chosen cell. Off-manifold edits"
-    " (zero, noise, mean) can break a model whether or not it uses what they remove: read them"
-    " against the placebo."
+    " largest over thoughts and modes, so its interval is that of a chosen cell. An edit changes"
+    " the vector that enters a thought's place, not what that place reads of the prompt: unused"
+    " thoughts may stand in places that are needed (see the answers after only the first thoughts)."
+    " Off-manifold edits (zero, noise, mean) can break a model whether or not it uses what they"
+    " remove: read them against the placebo."
 )
 
 
@@ -55,11 +57,12 @@ def causal_markdown(
             f"* **{printable(t['task'])}: {t['verdict']}** ({t['meaning']})"
             for t in summary["tasks"]
         ),
-        f"Run `{summary['run']['hash']}`, checkpoint `{summary['checkpoint_hash']}`, tau"
-        f" {summary['tau']:g}; seed {plan['seed']}, {summary['interventions']:,} interventions on"
-        f" up to {plan['samples']} traces. Intervals are {summary['level']:.0%}, over problem"
-        " groups. Only traces whose own answer is right are counted, but for influence and"
-        " mediation.",
+        f"Run `{summary['run']['hash']}` of a `{summary['reasoner']}` reasoner, checkpoint"
+        f" `{summary['checkpoint_hash']}`, tau {summary['tau']:g}; seed {plan['seed']},"
+        f" {summary['interventions']:,} interventions on up to {plan['samples']} traces. Intervals"
+        f" are {summary['level']:.0%}, over problem groups. Only traces whose own answer is right"
+        " are counted, but for influence and mediation.",
+        *scope_lines(summary),
         *(printable(note) for note in notes),
         *(f"No trace of {printable(w)} was among the samples." for w in summary["not_sampled"]),
     ]
@@ -67,6 +70,17 @@ def causal_markdown(
         parts += _task(task, summary["thresholds"], figures.get(task["task"], ()))
     parts += ["## What this does not show", DOES_NOT_SHOW]
     return "\n\n".join(parts) + "\n"
+
+
+def scope_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What was left out and why, one line per reason, and what to keep in mind of the rest."""
+    reasons: dict[str, list[str]] = {}
+    for left in summary["left_out"]:
+        reasons.setdefault(left["why"], []).append(left["part"])
+    return [
+        *(f"Left out, {why}: {', '.join(parts)}." for why, parts in reasons.items()),
+        *(f"Keep in mind: {remark}." for remark in summary["remarks"]),
+    ]
 
 
 def _task(

@@ -12,9 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nfcot_model.reasoners import NFCoTReasoner
-from nfcot_model.reasoners.continuing import feed_thoughts, open_prompts, think_on
-from nfcot_model.sampling import Stream
+from nfcot_model.reasoners import Reasoner
+from nfcot_model.reasoners.continuing import Continuation, feed_thoughts
 from nfcot_model.thoughts import Thoughts
 from nfcot_model.worlds import Problem
 
@@ -95,26 +94,27 @@ class Branch:
     """What was thought instead, and the stream behind it, from which an answer can follow."""
 
     thoughts: Thoughts
-    stream: Stream
+    stream: Continuation
 
 
 @dataclass(frozen=True)
 class Scene:
     """A batch of traces about to be interfered with (`set_scene`); row i of everything is one.
 
-    `noise` [B, budget, D] is the noise each trace was drawn with, past its K too, so that a
-    trace re-sampled without an edit is the trace itself. `own` [B] are the rows in the crowd.
-    `opened` are the streams behind the prompts, `place` [B] says which of them is whose.
+    `noise` [B, budget, ...] is what each trace was drawn with (`Reasoner.noise_of`), past its K
+    too, so that a trace re-sampled without an edit is the trace itself. `thoughts` have `eps`, `mu`
+    and `log_sigma` where the reasoner has a density. `own` [B] are the rows in the crowd. `opened`
+    are the streams behind the prompts, `place` [B] says which of them is whose.
     """
 
-    reasoner: NFCoTReasoner
+    reasoner: Reasoner
     problems: Sequence[Problem]
     thoughts: Thoughts
     noise: Tensor
     tau: float
     crowd: Crowd
     own: Tensor
-    opened: Stream
+    opened: Continuation
     place: Tensor
 
     @property
@@ -145,7 +145,7 @@ class Scene:
 
     def given(self, u: Tensor, mask: Tensor) -> Branch:
         """These thoughts [B, K, D] instead, with no thinking after them."""
-        stream = self.opened.rows(self.place)
+        stream: Continuation = self.opened.rows(self.place)
         feed_thoughts(self.reasoner, stream, u, mask)
         return Branch(Thoughts.given(u, mask), stream)
 
@@ -157,13 +157,13 @@ class Scene:
         mask = torch.arange(u.shape[1]) < kept[:, None]
         return self.thought_on(self.given(u, mask).stream, u, kept)
 
-    def thought_on(self, stream: Stream, u: Tensor, kept: Tensor) -> Branch:
+    def thought_on(self, stream: Continuation, u: Tensor, kept: Tensor) -> Branch:
         """What is thought behind a stream that holds kept[i] thoughts of `u` already."""
-        return Branch(think_on(self.reasoner, stream, self.noise, u, kept), stream)
+        return Branch(self.reasoner.think_on(stream, self.noise, u, kept), stream)
 
 
 def set_scene(
-    reasoner: NFCoTReasoner,
+    reasoner: Reasoner,
     problems: Sequence[Problem],
     thoughts: Thoughts,
     noise: Tensor,
@@ -172,7 +172,7 @@ def set_scene(
     own: Tensor,
 ) -> Scene:
     """A scene of these traces, their prompts read once for all that is going to happen to them."""
-    opened = open_prompts(reasoner, [problem.prompt for problem in problems])
+    opened = reasoner.open_prompts([problem.prompt for problem in problems])
     place = torch.arange(len(problems))
     return Scene(reasoner, problems, thoughts, noise, tau, crowd, own, opened, place)
 

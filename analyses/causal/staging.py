@@ -7,14 +7,14 @@ scene = stage(run, reasoner, crowd, rows)      # some of them, as they were draw
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from analyses.causal.scene import Crowd, Scene, set_scene
 from nfcot_model.errors import UserError
-from nfcot_model.reasoners import NFCoTReasoner
-from nfcot_model.sampling import draw_noise
+from nfcot_model.reasoners import Reasoner
 from nfcot_model.thoughts import Thoughts
 from nfcot_model.traces import Run
 from nfcot_model.worlds import Problem
@@ -22,16 +22,19 @@ from nfcot_model.worlds import Problem
 __all__ = ["crowd_of", "stage"]
 
 
-def crowd_of(run: Run, reasoner: NFCoTReasoner, problems: Sequence[Problem] | None = None) -> Crowd:
+def crowd_of(run: Run, reasoner: Reasoner, problems: Sequence[Problem] | None = None) -> Crowd:
     """All thoughts of a run with the problems they are about (its own where none are given).
 
-    Raises UserError for another checkpoint than the run's, tau = 0 (nothing to resample with), a
-    run without a thought, and problems that lack one of the run's.
+    Raises UserError for another checkpoint than the run's, a reasoner that has no thoughts, a run
+    without one, and problems that lack one of the run's.
     """
     if reasoner.checkpoint_hash != run.manifest["checkpoint_hash"]:
         raise UserError(f"{run.path}: was traced with another checkpoint; give that one")
-    if run.manifest["decode"]["tau"] <= 0:
-        raise UserError(f"{run.path}: was traced at tau 0; resampling needs noise, trace above 0")
+    if not reasoner.max_thoughts:
+        raise UserError(
+            f"{run.path}: is of the reasoner '{reasoner.name}', which has no thoughts to interfere"
+            " with"
+        )
     if not len(run.thoughts):
         raise UserError(f"{run.path}: holds no thought to interfere with; trace more problems")
     known = {problem.id: problem for problem in (run.problems() if problems is None else problems)}
@@ -43,26 +46,28 @@ def crowd_of(run: Run, reasoner: NFCoTReasoner, problems: Sequence[Problem] | No
     mask = torch.arange(int(K.max())) < K[:, None]
     u = torch.zeros(*mask.shape, run.D)
     u[mask] = torch.from_numpy(run.tensor("u"))
-    slots = reasoner.config["codec"]["slots"] if reasoner.variable_k else None
-    return Crowd(u, mask, asked, run.traces["correct"].tolist(), slots)
+    solved = run.traces["correct"].tolist()
+    return Crowd(u, mask, asked, solved, reasoner.thoughts_per_step)
 
 
-def stage(run: Run, reasoner: NFCoTReasoner, crowd: Crowd, rows: Tensor) -> Scene:
+def stage(run: Run, reasoner: Reasoner, crowd: Crowd, rows: Tensor) -> Scene:
     """The traces `rows` of a run as they were drawn, with the noise that drew them.
 
-    They are scored again first, so nothing hangs on stored means and deviations.
+    Where there is a density they are scored again first, so nothing hangs on stored means and
+    deviations.
     """
     decode = run.manifest["decode"]
-    drawn = torch.zeros_like(crowd.u)
-    drawn[crowd.mask] = torch.from_numpy(run.tensor("eps"))
-    u, mask = crowd.u[rows], crowd.mask[rows]
+    tau = decode["tau"]
     stopped = torch.tensor(run.traces["stopped"].to_numpy())[rows]
     problems = [crowd.problems[i] for i in rows.tolist()]
-    zero = torch.zeros_like(u)
-    bare = Thoughts(u, drawn[rows], zero, zero, mask, stopped).rows(slice(None))
-    scores = reasoner.score([p.prompt for p in problems], bare, tau=decode["tau"])
-    thoughts = Thoughts(bare.u, bare.eps, scores.mu, scores.log_sigma, bare.mask, stopped)
+    prompts = [p.prompt for p in problems]
+    thoughts = Thoughts.given(crowd.u[rows], crowd.mask[rows], stopped).rows(slice(None))
+    if reasoner.has_likelihood:
+        drawn = torch.zeros_like(crowd.u)
+        drawn[crowd.mask] = torch.from_numpy(run.tensor("eps"))
+        eps = drawn[rows][:, : thoughts.mask.shape[1]]
+        scores = reasoner.score(prompts, thoughts, tau=tau or 1.0)
+        thoughts = replace(thoughts, eps=eps, mu=scores.mu, log_sigma=scores.log_sigma)
     seeds = run.traces["seed"].to_numpy()[rows.numpy()].tolist()
-    budget = reasoner.budget(decode["max_thoughts"])
-    noise = draw_noise(seeds, budget, reasoner.D, decode["tau"])
-    return set_scene(reasoner, problems, thoughts, noise, decode["tau"], crowd, rows)
+    noise = reasoner.noise_of(prompts, seeds, tau, decode["max_thoughts"])
+    return set_scene(reasoner, problems, thoughts, noise, tau, crowd, rows)

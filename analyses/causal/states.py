@@ -22,8 +22,9 @@ from analyses.causal.edits import MODES, donors, random_unit
 from analyses.causal.interventions import BATCH, Base, seeds_of, with_placebos
 from analyses.causal.scene import Branch, Scene, set_scene
 from nfcot_model.errors import UserError
-from nfcot_model.reasoners import NFCoTReasoner
-from nfcot_model.reasoners.continuing import feed_thoughts, open_prompts
+from nfcot_model.reasoners import Reasoner
+from nfcot_model.reasoners.continuing import feed_thoughts
+from nfcot_model.reasoners.kinds import reasoner_over
 from nfcot_model.sandbox import Sandbox
 
 __all__ = ["STATE_EDITS", "Wired", "intervene_on_states", "wire"]
@@ -35,7 +36,7 @@ StateEdit = Callable[["Wired", Scene, Tensor, str, Sequence[int], Tensor], Tenso
 class Wired:
     """A reasoner over a hooked copy of a model (`wire`), and the bridge whose hooks it has."""
 
-    reasoner: NFCoTReasoner
+    reasoner: Reasoner
     bridge: Any
 
     def scene(self, scene: Scene) -> Scene:
@@ -51,7 +52,7 @@ class Wired:
         )
 
 
-def wire(reasoner: NFCoTReasoner, sites: Sequence[str]) -> Wired:
+def wire(reasoner: Reasoner, sites: Sequence[str]) -> Wired:
     """A hooked copy of the reasoner; raises UserError for a site that cannot be edited."""
     from nfcot_model.hooks import hooked
     from nfcot_model.hooks import sites as sites_of
@@ -65,9 +66,8 @@ def wire(reasoner: NFCoTReasoner, sites: Sequence[str]) -> Wired:
                 " such as blocks.0.hook_out or blocks.0.attn.hook_v; thoughts themselves are edited"
                 " by --edits"
             )
-    return Wired(
-        NFCoTReasoner(bridge.original_model, reasoner.tokenizer, reasoner.checkpoint_hash), bridge
-    )
+    made = reasoner_over(bridge.original_model, reasoner.tokenizer, reasoner.checkpoint_hash)
+    return Wired(made, bridge)
 
 
 def _zero(
@@ -96,8 +96,8 @@ def _from_donor(same_value: bool | None) -> StateEdit:
             theirs = replace(
                 scene,
                 problems=[crowd.problems[j] for j in giver.tolist()],
-                opened=open_prompts(
-                    wired.reasoner, [crowd.problems[j].prompt for j in giver.tolist()]
+                opened=wired.reasoner.open_prompts(
+                    [crowd.problems[j].prompt for j in giver.tolist()]
                 ),
                 place=torch.arange(len(given)),
             )

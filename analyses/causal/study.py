@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from analyses.causal.influence import influences
 from analyses.causal.interventions import base_of, intervene
 from analyses.causal.mediation import Spaces, mediations, probe_spaces
 from analyses.causal.scene import Scene
+from analyses.causal.scope import Scope, scope_of
 from analyses.causal.staging import crowd_of, stage
 from analyses.causal.states import Wired, intervene_on_states, wire
 from analyses.causal.summary import task_summary
@@ -24,7 +25,7 @@ from analyses.causal.trajectories import counterfactuals, early_answers, transpl
 from analyses.causal.verdict import Thresholds
 from nfcot_model.errors import UserError
 from nfcot_model.files import content_hash, read_json_object, replacing, write_json
-from nfcot_model.reasoners import NFCoTReasoner
+from nfcot_model.reasoners import Reasoner
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.traces import Run
 from nfcot_model.worlds import Problem
@@ -42,21 +43,22 @@ STUDY = "study.json"
 class Plan:
     """What is to be done: to how many traces, which edits in which modes, from which seed.
 
-    `sites` are hooks whose states are edited too (none: thoughts only); `label` is the step label
-    that `steer` and the probe mediation go by (none: the first of each world).
+    Edits and modes that are not named are those that have a meaning (`scope_of`). `sites` are hooks
+    whose states are edited too (none: thoughts only); `label` is the step label that `steer` and
+    the probe mediation go by (none: the first of each world).
     """
 
     samples: int = 200
-    edits: tuple[str, ...] = tuple(EDITS)
-    modes: tuple[str, ...] = MODES
+    edits: tuple[str, ...] | None = None
+    modes: tuple[str, ...] | None = None
     sites: tuple[str, ...] = ()
     label: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         for flag, asked, known in (("edits", self.edits, EDITS), ("modes", self.modes, MODES)):
-            unknown = [name for name in asked if name not in known]
-            if unknown or not asked:
+            unknown = [name for name in asked or () if name not in known]
+            if unknown or asked == ():
                 raise UserError(
                     f"--{flag} '{','.join(unknown)}': expected some of {', '.join(known)}"
                 )
@@ -77,7 +79,7 @@ class CausalResult:
 def causal_study(
     run: Run,
     problems: Sequence[Problem],
-    reasoner: NFCoTReasoner,
+    reasoner: Reasoner,
     out: Path,
     plan: Plan = Plan(),
     *,
@@ -89,10 +91,22 @@ def causal_study(
     The first `plan.samples` traces of a seeded shuffle are interfered with; donors and means come
     from the whole run. Finished blocks stay in `out/rows`, so the study resumes where it was
     stopped. Thoughts are scored again first, so the result does not hang on stored likelihoods.
-    Raises UserError for another checkpoint or problem set than the run's, tau = 0, a label that no
-    step has, a site that cannot be edited, and an `out` of another study.
+    What has no meaning for the reasoner is left out, and the summary says why (`scope_of`). Raises
+    UserError for another checkpoint or problem set than the run's, a reasoner without thoughts, a
+    label that no step has, a site that cannot be edited, an edit, mode or site asked for that has
+    no meaning, and an `out` of another study.
     """
     crowd = crowd_of(run, reasoner, problems)
+    scope = scope_of(reasoner, run.manifest["decode"]["tau"])
+    plan = replace(
+        plan,
+        edits=scope.chosen("edits", plan.edits, tuple(EDITS)),
+        modes=scope.chosen("modes", plan.modes, MODES),
+    )
+    if plan.sites:
+        scope.refuse("--sites", "states")
+    if plan.label is not None:
+        scope.refuse("--label", "mediation")
     _check_label(crowd.problems, plan.label)
     wired = wire(reasoner, plan.sites) if plan.sites else None
     spaces = probe_spaces(crowd, plan.label)
@@ -112,15 +126,15 @@ def causal_study(
             done = _stored(out, number, len(block))
             if done is None:
                 scene = stage(run, reasoner, crowd, block)
-                done, values = _block(scene, plan, sandbox, wired, spaces)
-                _name(done, run, block)
+                done, values = _block(scene, plan, scope, sandbox, wired, spaces)
+                _name(done, run, block, reasoner.thoughts_per_step or 1)
                 _store(out, number, done, values)
             for name in TABLES:
                 rows[name].append(done[name])
             if progress is not None:
                 progress(len(block))
     tables = {name: _joined(frames) for name, frames in rows.items()}
-    return CausalResult(_summary(run, reasoner, plan, thresholds, tables), tables)
+    return CausalResult(_summary(run, reasoner, plan, scope, thresholds, tables), tables)
 
 
 def _check_label(problems: Sequence[Problem], label: str | None) -> None:
@@ -131,32 +145,32 @@ def _check_label(problems: Sequence[Problem], label: str | None) -> None:
 
 
 def _block(
-    scene: Scene, plan: Plan, sandbox: Sandbox, wired: Wired | None, spaces: Spaces
+    scene: Scene, plan: Plan, scope: Scope, sandbox: Sandbox, wired: Wired | None, spaces: Spaces
 ) -> tuple[dict[str, pd.DataFrame], torch.Tensor]:
     base = base_of(scene, sandbox)
-    known = edits_with(plan.label)
-    edits = {name: known[name] for name in plan.edits}
-    single, values = intervene(scene, base, sandbox, plan.seed, edits, plan.modes)
-    states = pd.DataFrame()
+    known, modes, seed = edits_with(plan.label), plan.modes or (), plan.seed
+    edits = {name: known[name] for name in plan.edits or ()}
+    single, values = intervene(scene, base, sandbox, seed, edits, modes)
+    tables = dict.fromkeys(TABLES, pd.DataFrame())
+    tables |= {"single": single, "early": early_answers(scene, base, sandbox)}
+    if scope.has("transplants"):
+        tables["moved"] = transplants(scene, base, sandbox, seed)
+    if scope.has("counterfactuals"):
+        tables["told"] = counterfactuals(scene, base, sandbox, seed)
+    if scope.has("influence"):
+        tables["influence"] = influences(scene, seed)
+    if scope.has("mediation"):
+        tables["mediated"] = mediations(scene, base, spaces, seed)
     if wired is not None:
         again = wired.scene(scene)
-        states = intervene_on_states(
-            wired, again, base_of(again, sandbox), sandbox, plan.sites, plan.seed, modes=plan.modes
+        changed = base_of(again, sandbox)
+        tables["states"] = intervene_on_states(
+            wired, again, changed, sandbox, plan.sites, seed, modes=modes
         )
-    return {
-        "single": single,
-        "moved": transplants(scene, base, sandbox, plan.seed),
-        "early": early_answers(scene, base, sandbox),
-        "told": counterfactuals(scene, base, sandbox, plan.seed)
-        if scene.reasoner.variable_k
-        else pd.DataFrame(),
-        "influence": influences(scene, plan.seed),
-        "mediated": mediations(scene, base, spaces, plan.seed),
-        "states": states,
-    }, values
+    return tables, values
 
 
-def _name(frames: dict[str, pd.DataFrame], run: Run, block: torch.Tensor) -> None:
+def _name(frames: dict[str, pd.DataFrame], run: Run, block: torch.Tensor, per_step: int) -> None:
     """Say of every row which trace it is about, and count its thought from the end too."""
     names = run.traces.iloc[block.numpy()].reset_index(drop=True)
     for frame in frames.values():
@@ -168,15 +182,16 @@ def _name(frames: dict[str, pd.DataFrame], run: Run, block: torch.Tensor) -> Non
         place = next((column for column in ("k", "step") if column in frame), None)
         if place is not None:
             K = names["K"].to_numpy()[local]
-            slots = int(run.manifest["config"]["codec"]["slots"]) if place == "step" else 1
+            slots = per_step if place == "step" else 1
             frame["back"] = frame[place] - K // slots
         frame["row"] = block.numpy()[local]
 
 
 def _summary(
     run: Run,
-    reasoner: NFCoTReasoner,
+    reasoner: Reasoner,
     plan: Plan,
+    scope: Scope,
     thresholds: Thresholds,
     tables: dict[str, pd.DataFrame],
 ) -> dict[str, Any]:
@@ -186,13 +201,20 @@ def _summary(
             name: frame[frame["world"] == task] if len(frame) else frame
             for name, frame in tables.items()
         }
-        tasks.append(task_summary(task, mine, thresholds, plan.edits))
+        tasks.append(
+            task_summary(
+                task, mine, thresholds, plan.edits or (), constant=reasoner.constant_thoughts
+            )
+        )
     return {
         "format_version": FORMAT_VERSION,
         "run": {"name": run.name, "hash": run.hash},
         "checkpoint_hash": reasoner.checkpoint_hash,
+        "reasoner": reasoner.name,
         "tau": run.manifest["decode"]["tau"],
         "plan": _plain(asdict(plan)),
+        "left_out": [{"part": part, "why": why} for part, why in scope.left_out.items()],
+        "remarks": list(scope.remarks),
         "level": 0.95,
         "thresholds": thresholds.to_dict(),
         "interventions": int(sum(len(tables[name]) for name in TABLES)),

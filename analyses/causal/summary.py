@@ -51,6 +51,8 @@ def task_summary(
     tables: Mapping[str, pd.DataFrame],
     thresholds: Thresholds,
     edits: Sequence[str] = (),
+    *,
+    constant: bool = False,
 ) -> dict[str, Any]:
     """Everything about one task, as it stands in the report.
 
@@ -60,6 +62,7 @@ def task_summary(
     is that of a chosen cell. The effect is the share of answers changed by on-manifold edits, all
     thoughts together, or by whole transplants, whichever is larger. `notes` say what is missing:
     `edits` that could not be made, measures without which there is no verdict, close calls.
+    `constant`: all traces have the same thoughts, so that these cannot decide between answers.
     """
     single, moved = _solved(tables["single"]), tables["moved"]
     whole = moved[moved["part"] == "all"] if len(moved) else moved
@@ -73,7 +76,9 @@ def task_summary(
     necessity = _largest(cells)
     changed = [means_of(frame, ("flipped",))["flipped"] for _, frame in _by(real, ["mode"])]
     effect = _largest([*changed, follows["flipped"]])
-    said = verdict(follows["donor"], follows["prompt"], necessity, effect, thresholds)
+    said = "constant"
+    if not constant:
+        said = verdict(follows["donor"], follows["prompt"], necessity, effect, thresholds)
     told = tables["told"]
     following = means_of(told, ("implied", "own"))
     middle = told[told["back"] < -1] if len(told) else told
@@ -89,7 +94,10 @@ def task_summary(
         "task": task,
         "verdict": said,
         "meaning": VERDICTS[said],
-        "notes": [*_not_done(single, edits), *_unsure(measured, thresholds)],
+        "notes": [
+            *_not_done(single, edits),
+            *([] if constant else _unsure(measured, thresholds)),
+        ],
         "traces": int(early["row"].nunique()),
         "groups": int(early["group"].nunique()),
         "solved": means_of(_first(early), ("base_correct",))["base_correct"].to_dict(),

@@ -86,9 +86,12 @@ def transplants(scene: Scene, base: Base, sandbox: Sandbox, seed: int = 0) -> pd
 
 
 def early_answers(scene: Scene, base: Base, sandbox: Sandbox) -> pd.DataFrame:
-    """What is answered after only the first k thoughts, k = 0 … K? One row per trace and k."""
+    """What is answered after only the first k thoughts, k = 0 … K? One row per trace and k.
+
+    Counted from the least k with which the reasoner can answer (1 for loops).
+    """
     frames = []
-    for k in range(int(scene.thoughts.K.max()) + 1):
+    for k in range(scene.reasoner.least_thoughts, int(scene.thoughts.K.max()) + 1):
         rows = (k <= scene.thoughts.K).nonzero()[:, 0]
         some = scene.rows(rows)
         mask = torch.arange(some.thoughts.mask.shape[1]) < k
@@ -129,7 +132,7 @@ def counterfactuals(
     cannot read, have no rows. Needs a codec by steps.
     """
     frames = []
-    slots = scene.reasoner.config["codec"]["slots"]
+    slots = scene.reasoner.thoughts_per_step or 1
     every = range(int(scene.thoughts.K.max()) // slots)
     for step in every if steps is None else sorted(set(steps) & set(every)):
         at = torch.full((len(scene),), step * slots)

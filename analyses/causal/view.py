@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from analyses.causal.report import interval
+from analyses.causal.report import interval, scope_lines
 
 __all__ = ["causal_view"]
 
@@ -20,6 +20,7 @@ def causal_view(summary: Mapping[str, Any]) -> RenderableType:
     for task in summary["tasks"]:
         parts += [_verdict(task, summary["thresholds"]), _thoughts(task), _edits(task)]
         parts += [f"[dim]{escape(note)}[/]" for note in task["notes"]]
+    parts += [f"[dim]{escape(line)}[/]" for line in scope_lines(summary)]
     parts += [f"[dim]no trace of {escape(w)} was sampled[/]" for w in summary["not_sampled"]]
     return Group(*parts)
 

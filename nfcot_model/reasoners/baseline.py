@@ -33,8 +33,12 @@ class BaselineReasoner(Reasoner):
 
     has_likelihood = False
     has_decoder = True
+    has_codec = False
     draws = False
     variable_k = False
+    constant_thoughts = False
+    least_thoughts = 0
+    on_edits = ""
 
     def __init__(
         self, model: BaselineModel, tokenizer: PreTrainedTokenizerBase, checkpoint_hash: str = ""
@@ -90,6 +94,27 @@ class BaselineReasoner(Reasoner):
         states = self._hidden(stream.opening.hidden_states, layout) if hidden else None
         scores = no_density(thoughts.mask, self.D, states)
         return self._write(stream, temperature, noise_seeds), scores
+
+    def open_prompts(self, prompts: Sequence[str], max_thoughts: int | None = None) -> Any:
+        """Streams behind `[prompt] <think>`, with room for every thought and an answer."""
+        room = self.budget(prompts, max_thoughts) + 1 + self.model.config.max_answer_tokens
+        layout = self.layout(prompts, [0] * len(prompts), close=False, room=room)
+        nothing = torch.zeros(len(prompts), 0, self.D, device=self.model.device)
+        return open_stream(self.model, layout, nothing)
+
+    def noise_of(
+        self,
+        prompts: Sequence[str],
+        noise_seeds: Sequence[int],
+        tau: float,
+        max_thoughts: int | None = None,
+    ) -> Tensor:
+        """Nothing is drawn: [B, budget, 0]."""
+        return torch.zeros(len(prompts), self.budget(prompts, max_thoughts), 0)
+
+    def budget(self, prompts: Sequence[str], max_thoughts: int | None = None) -> int:
+        """How many thoughts can these prompts have, when they may have `max_thoughts`?"""
+        return min(self.max_thoughts, max_thoughts or self.max_thoughts)
 
     @torch.no_grad()
     def score(

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from nfcot_model.reasoners.baseline import BaselineReasoner, open_stream
+from nfcot_model.baseline import BaselineModel
+from nfcot_model.reasoners.baseline import BaselineReasoner
+from nfcot_model.sampling import Stream
 from nfcot_model.thoughts import Decoded, Thoughts
 
 __all__ = ["LatentReasoner", "token_readout"]
@@ -21,6 +24,14 @@ class LatentReasoner(BaselineReasoner):
     projector stands between `u` and the input. Coconut: arXiv 2412.06769; CODI: arXiv 2502.21074.
     """
 
+    def __init__(
+        self, model: BaselineModel, tokenizer: PreTrainedTokenizerBase, checkpoint_hash: str = ""
+    ) -> None:
+        super().__init__(model, tokenizer, checkpoint_hash)
+        self.constant_thoughts = self.name == "pause"
+        if self.thoughts_per_step is not None:
+            self.on_edits = _IN_PLACE_OF
+
     def think(
         self,
         prompts: Sequence[str],
@@ -33,22 +44,37 @@ class LatentReasoner(BaselineReasoner):
 
         `max_thoughts` cuts; a cut trajectory has not `stopped`.
         """
-        K = min(self.max_thoughts, max_thoughts or self.max_thoughts)
-        mask = torch.ones(len(prompts), K, dtype=torch.bool)
-        stopped = torch.full((len(prompts),), self.max_thoughts == K)
-        room = K + 1 + self.model.config.max_answer_tokens
-        layout = self.layout(prompts, [0] * len(prompts), close=False, room=room)
-        u = torch.zeros(len(prompts), K, self.D, device=self.model.device)
+        K = self.budget(prompts, max_thoughts)
+        nothing = torch.zeros(len(prompts), K, self.D)
         if K == 0:
-            return Thoughts.given(u.cpu(), mask, stopped)
-        stream = open_stream(self.model, layout, u[:, :0])
-        alive = torch.ones(len(prompts), 1, dtype=torch.bool, device=self.model.device)
-        with torch.no_grad():
-            for k in range(K):
-                u[:, k] = self.model.next_thought(stream.state).float()
-                if k + 1 < K:
-                    fed = self.model.project(u[:, k]).to(stream.state.dtype)
-                    stream.extend(fed[:, None], alive)
+            return Thoughts.given(nothing, torch.ones(len(prompts), 0, dtype=torch.bool))
+        none = torch.zeros(len(prompts), dtype=torch.long)
+        stream = self.open_prompts(prompts, max_thoughts)
+        return self._think(stream, nothing, none, read_last=False)
+
+    def think_on(self, stream: Stream, noise: Tensor, u: Tensor, K: Tensor) -> Thoughts:
+        """What is thought behind a stream that holds K [B] thoughts of `u` [B, ·, D] already?
+
+        `noise` [B, budget, 0] says how many there can be; those given come back in their places.
+        """
+        values = u.new_zeros(len(u), noise.shape[1], self.D)
+        values[:, : u.shape[1]] = u[:, : noise.shape[1]]
+        return self._think(stream, values, K, read_last=True)
+
+    @torch.no_grad()
+    def _think(self, stream: Stream, u: Tensor, K: Tensor, *, read_last: bool) -> Thoughts:
+        """Fill u [B, budget, D] from place K [B] on; the last is read if an answer will follow."""
+        budget, device = u.shape[1], self.model.device
+        u, K = u.clone().to(device), K.to(device)
+        while bool((alive := budget > K).any()):
+            rows = alive.nonzero()[:, 0]
+            thought = self.model.next_thought(stream.state).float()
+            u[rows, K[rows]] = thought[rows]
+            K = K + alive.to(K)
+            if read_last or bool((budget > K).any()):
+                stream.feed(thought[:, None], alive[:, None])
+        mask = torch.ones(u.shape[:2], dtype=torch.bool)
+        stopped = torch.full((len(u),), self.max_thoughts == budget)
         return Thoughts.given(u.cpu(), mask, stopped)
 
     @torch.no_grad()
@@ -61,6 +87,12 @@ class LatentReasoner(BaselineReasoner):
         if self.name == "pause":
             return _as_words(self, thoughts, self.nearest_tokens(thoughts.u[thoughts.mask]))
         return token_readout(self, thoughts)
+
+
+_IN_PLACE_OF = (
+    "that thought k says the step which it took the place of in training is assumed by swaps by"
+    " value, steering and mediation, not known"
+)
 
 
 @torch.no_grad()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from nfcot_model import sampling
 from nfcot_model.baseline import BaselineModel
-from nfcot_model.looping import LoopStream
+from nfcot_model.looping import LoopStream, OpenedLoops
 from nfcot_model.reasoners.baseline import BaselineReasoner, no_density
 from nfcot_model.reasoners.latent import token_readout
 from nfcot_model.thoughts import Decoded, Scores, Thoughts
@@ -27,6 +29,12 @@ class LoopedReasoner(BaselineReasoner):
     """
 
     variable_k = True
+    least_thoughts = 1
+    on_edits = (
+        "thoughts stand where the first answer token is read: that token follows the last thought"
+        " by construction, later tokens read the loops of prompt and thoughts; direct edits of"
+        " thoughts before the last reach them through the next loop's keys and values only"
+    )
 
     def __init__(
         self, model: BaselineModel, tokenizer: PreTrainedTokenizerBase, checkpoint_hash: str = ""
@@ -48,7 +56,7 @@ class LoopedReasoner(BaselineReasoner):
         `max_thoughts` bounds the loops; a row that the gate did not release before has not
         `stopped`, unless it took all the model's own loops.
         """
-        most = min(self.max_thoughts, max_thoughts or self.max_thoughts)
+        most = self.budget(prompts, max_thoughts)
         stream = self._open(prompts, most=most)
         most = int(stream.mask.sum(-1).max())
         stopped = stream.left | (stream.mask.sum(-1) == self.max_thoughts)
@@ -89,6 +97,22 @@ class LoopedReasoner(BaselineReasoner):
         if not hidden:
             return no_density(thoughts.mask, self.D, None)
         return self._scores(thoughts, self._reopen(prompts, thoughts, hidden))
+
+    def open_prompts(self, prompts: Sequence[str], max_thoughts: int | None = None) -> OpenedLoops:
+        """Streams looped up to the place of the thoughts, the last one before the answer."""
+        layout = self.layout(prompts, [0] * len(prompts))
+        return OpenedLoops(self.model, layout, self.budget(prompts, max_thoughts))
+
+    def think_on(self, stream: OpenedLoops, noise: Tensor, u: Tensor, K: Tensor) -> Thoughts:
+        """Which states follow in a stream that holds K [B] thoughts already?
+
+        `noise` [B, budget, 0] says how many there can be; those given come back in their places.
+        """
+        left = stream.think_on(noise.shape[1], self.model.config.exit_threshold)
+        most = max(1, int(stream.K.max()))
+        mask = torch.arange(most, device=stream.K.device) < stream.K[:, None]
+        stopped = left | (self.max_thoughts == stream.K)
+        return Thoughts.given(stream.u[:, :most].cpu(), mask.cpu(), stopped.cpu())
 
     def decode(self, thoughts: Thoughts) -> Decoded:
         """Which token would be answered first after each loop? The LM head's first choice."""

@@ -26,15 +26,14 @@ __all__ = ["NFCoTReasoner"]
 class NFCoTReasoner:
     """An `NFCoTModel` with its tokenizer. Thoughts and scores come back on the CPU.
 
-    Unified or Dual-Path, as the model is (`name` "nfcot" or "dual"). States and densities are those
-    of the path on which thoughts are thought, answers follow on the path that reads them.
-    `stepping` may be set to "static" or "compiled" to think on a cache of fixed size, which is
-    faster on a GPU (docs/performance.md); the thoughts are the same up to rounding.
+    Unified or Dual-Path (`name` "nfcot" or "dual"). States and densities are those of the path on
+    which thoughts are thought, answers follow on the path that reads them.
+    `stepping` "static" or "compiled" thinks on a cache of fixed size: faster on a GPU, the same up
+    to rounding (docs/performance.md).
     """
 
-    has_likelihood = True
-    has_decoder = True
-    draws = True
+    has_likelihood = has_decoder = has_codec = draws = True
+    constant_thoughts, least_thoughts = False, 0
 
     def __init__(
         self, model: NFCoTModel, tokenizer: PreTrainedTokenizerBase, checkpoint_hash: str = ""
@@ -44,6 +43,7 @@ class NFCoTReasoner:
         self.prompt_template = template_of(model.config, tokenizer)
         self.checkpoint_hash = checkpoint_hash
         self.name: str = model.config.reasoner
+        self.on_edits = _TWO_PATHS if model.two_paths else ""
         self.stepping: Stepping = "growing"
         self.D: int = model.config.D
         slots: int = model.config.codec["slots"]
@@ -92,6 +92,39 @@ class NFCoTReasoner:
         u = self._device(noise.new_zeros(len(K), 1, self.D) if given is None else given.u)
         stream = sampling.Stream(self.model, layout, u, stepping=self.stepping, room=room)
         return on_cpu(sampling.think(stream, self._device(noise), u, K, on_thought, hidden))
+
+    def open_prompts(self, prompts: Sequence[str]) -> sampling.Stream:
+        """Streams behind `[prompt] <think>`, with room for every thought and an answer."""
+        room = self.max_thoughts + 2 + self.model.config.max_answer_tokens
+        layout = self.layout(prompts, [0] * len(prompts), close=False, room=room)
+        nothing = torch.zeros(len(prompts), 1, self.D, device=self.model.device)
+        return sampling.Stream(self.model, layout, nothing)
+
+    def think_on(
+        self,
+        stream: sampling.Stream,
+        noise: Tensor,
+        u: Tensor,
+        K: Tensor,
+        on_thought: sampling.OnThought | None = None,
+        hidden: bool = False,
+    ) -> Thoughts:
+        """What is thought behind a stream that holds K [B] thoughts of `u` [B, ·, D] already?
+
+        `noise`, `on_thought`, `hidden` as in `sampling.think`; those given come back in place.
+        """
+        noise, u, K = (self._device(tensor) for tensor in (noise, u, K))
+        return on_cpu(sampling.think(stream, noise, u, K, on_thought, hidden))
+
+    def noise_of(
+        self,
+        prompts: Sequence[str],
+        noise_seeds: Sequence[int],
+        tau: float,
+        max_thoughts: int | None = None,
+    ) -> Tensor:
+        """The noise [B, budget, D] that `think` draws each row's thoughts with."""
+        return sampling.draw_noise(noise_seeds, self.budget(max_thoughts), self.D, tau)
 
     def budget(self, max_thoughts: int | None = None) -> int:
         """How many thoughts can a trace have, when it may have `max_thoughts`? Whole steps only."""
@@ -307,6 +340,7 @@ class NFCoTReasoner:
         return tensor.to(self.model.device)
 
 
+_TWO_PATHS = "the answer reads e = F⁻¹(u), which an edit of one thought moves in others too"
 _FIELDS = tuple(Thoughts.__dataclass_fields__)
 Batch = TypeVar("Batch", Thoughts, Scores)
 

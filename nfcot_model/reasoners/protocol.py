@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from torch import Tensor
+
 from nfcot_model.thoughts import Decoded, Scores, Thoughts
 
 __all__ = ["Reasoner", "ScoresWhileAnswering"]
@@ -15,17 +17,28 @@ class Reasoner(Protocol):
     """Turns prompts into thoughts and thoughts into answers; says what else it can do.
 
     has_likelihood: its thoughts have a density, under which they can be scored. has_decoder: they
-    can be read as text. draws: they are drawn, so tau and seed matter. variable_k: it decides when
-    to stop. thoughts_per_step: thought k belongs to step k // thoughts_per_step of the reference
-    reasoning; None: no thought belongs to one step. D is the width of `u`, which docs/reasoners.md
-    describes for each kind.
+    can be read as text. has_codec: text can be made its thoughts too. draws: they are drawn, so tau
+    and seed matter. variable_k: it decides when to stop. thoughts_per_step: thought k belongs to
+    step k // thoughts_per_step of the reference reasoning; None: no thought belongs to one step.
+    constant_thoughts: they are the same vectors whatever the prompt. least_thoughts: with fewer
+    there is no answer to speak of. on_edits: what to keep in mind when its thoughts are edited. D
+    is the width of `u`, which docs/reasoners.md describes for each kind.
+
+    `open_prompts`, `think_on` and `noise_of` go on from within thinking, see
+    `reasoners/continuing.py`.
     """
 
     name: str
+    model: Any
+    tokenizer: Any
     has_likelihood: bool
     has_decoder: bool
+    has_codec: bool
     draws: bool
     variable_k: bool
+    constant_thoughts: bool
+    least_thoughts: int
+    on_edits: str
     thoughts_per_step: int | None
     checkpoint_hash: str
     D: int
@@ -62,6 +75,18 @@ class Reasoner(Protocol):
     def tokens(self, texts: Sequence[str], *, opening: bool = False) -> list[list[int]]: ...
 
     def save(self, folder: Path) -> None: ...
+
+    def open_prompts(self, prompts: Sequence[str]) -> Any: ...
+
+    def think_on(self, stream: Any, noise: Tensor, u: Tensor, K: Tensor) -> Thoughts: ...
+
+    def noise_of(
+        self,
+        prompts: Sequence[str],
+        noise_seeds: Sequence[int],
+        tau: float,
+        max_thoughts: int | None = None,
+    ) -> Tensor: ...
 
 
 @runtime_checkable

@@ -38,7 +38,7 @@ class RegressedReasoner(NFCoTReasoner):
         hidden: bool = False,
     ) -> Thoughts:
         """Which thoughts does the model have? The same for every `tau` and seed: none is drawn."""
-        still = torch.zeros(len(prompts), self.budget(max_thoughts), self.D)
+        still = self.noise_of(prompts, noise_seeds, tau, max_thoughts)
         thoughts = super().think(
             prompts,
             tau=0.0,
@@ -49,6 +49,29 @@ class RegressedReasoner(NFCoTReasoner):
             hidden=hidden,
         )
         return Thoughts.given(thoughts.u, thoughts.mask, thoughts.stopped)
+
+    def think_on(
+        self,
+        stream: sampling.Stream,
+        noise: Tensor,
+        u: Tensor,
+        K: Tensor,
+        on_thought: sampling.OnThought | None = None,
+        hidden: bool = False,
+    ) -> Thoughts:
+        """What is thought behind a stream that holds K [B] thoughts of `u` already?"""
+        thoughts = super().think_on(stream, noise, u, K, on_thought, hidden)
+        return Thoughts.given(thoughts.u, thoughts.mask, thoughts.stopped)
+
+    def noise_of(
+        self,
+        prompts: Sequence[str],
+        noise_seeds: Sequence[int],
+        tau: float,
+        max_thoughts: int | None = None,
+    ) -> Tensor:
+        """Nothing is drawn: zeros [B, budget, D]."""
+        return torch.zeros(len(prompts), self.budget(max_thoughts), self.D)
 
     def score(
         self, prompts: Sequence[str], thoughts: Thoughts, *, tau: float, hidden: bool = False

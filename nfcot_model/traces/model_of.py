@@ -6,17 +6,16 @@ from pathlib import Path
 
 from nfcot_model.checkpoints import SHIPPED
 from nfcot_model.errors import UserError
-from nfcot_model.reasoners import WITH_DENSITY, NFCoTReasoner, load_nfcot
+from nfcot_model.reasoners import WITH_DENSITY, NFCoTReasoner, Reasoner, load_reasoner
 from nfcot_model.traces.reader import Run
 
-__all__ = ["model_of", "refuse_other_model"]
+__all__ = ["model_of", "reasoner_of", "refuse_other_model"]
 
 
 def model_of(run: Run, model: Path | str | None = None, device: str = "cpu") -> NFCoTReasoner:
-    """Which model thought this run? The one its manifest names, or the one given if it is the same.
+    """Which NF-CoT model thought this run? For tools that need its density, flow or codec.
 
-    Loaded at the run's dtype. Raises UserError for a run of another kind of reasoner, and when the
-    folder is gone or holds another checkpoint.
+    As `reasoner_of`; raises UserError for a run of another kind of reasoner, too.
     """
     kind = run.manifest["reasoner"]
     if kind not in WITH_DENSITY:
@@ -24,9 +23,21 @@ def model_of(run: Run, model: Path | str | None = None, device: str = "cpu") -> 
             f"{run.path}: is of the reasoner '{kind}', this needs thoughts of an NF-CoT model and"
             " the model itself"
         )
+    reasoner = reasoner_of(run, model, device)
+    assert isinstance(reasoner, NFCoTReasoner)
+    return reasoner
+
+
+def reasoner_of(run: Run, model: Path | str | None = None, device: str = "cpu") -> Reasoner:
+    """Which model thought this run? The one its manifest names, or the one given if it is the same.
+
+    Loaded at the run's dtype. Raises UserError when the folder is gone, is of another kind of
+    reasoner or holds another checkpoint.
+    """
     folder = model or run.manifest.get("model_path") or "demo"
+    kinds, dtype = [run.manifest["reasoner"]], run.manifest["decode"]["dtype"]
     try:
-        reasoner = load_nfcot(folder, dtype=run.manifest["decode"]["dtype"], device=device)
+        reasoner = load_reasoner(folder, dtype=dtype, device=device, kinds=kinds)
     except UserError as error:
         if model is not None or str(folder) in SHIPPED or Path(folder).is_dir():
             raise

@@ -387,10 +387,21 @@ def test_a_study_refuses_what_does_not_belong_to_the_run(traced: tuple, tmp_path
     (tmp_path / "b" / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="not empty"):
         causal_study(run, problems, reasoner, tmp_path / "b")
-    flat = tmp_path / "flat"
-    collect(reasoner, problems[:3], flat, tau=0.0)
-    with pytest.raises(UserError, match="tau 0"):
-        causal_study(read_run(flat), problems, reasoner, tmp_path / "c")
+
+
+def test_at_tau_zero_there_is_no_second_draw(traced: tuple, tmp_path) -> None:
+    reasoner, run = traced
+    problems = run.problems()
+    collect(reasoner, problems[:8], tmp_path / "flat", tau=0.0)
+    flat = read_run(tmp_path / "flat")
+    with pytest.raises(UserError, match=r"--edits resample: .* nothing is drawn at tau 0"):
+        causal_study(flat, problems, reasoner, tmp_path / "a", Plan(edits=("zero", "resample")))
+    assert not (tmp_path / "a").exists()
+    found = causal_study(flat, problems, reasoner, tmp_path / "a", Plan(samples=4))
+    assert {left["part"] for left in found.summary["left_out"]} == {"resample", "noise_edit"}
+    edits = set(found.tables["single"]["edit"])
+    assert {"zero", "donor"} <= edits
+    assert not edits & {"resample", "noise_edit"}
 
 
 def test_commitment_is_where_the_answer_stays() -> None:

@@ -22,8 +22,6 @@ from nfcot_model.reasoners.continuing import (
     answer_from,
     answer_logp_from,
     feed_thoughts,
-    open_prompts,
-    think_on,
 )
 from nfcot_model.thoughts import Thoughts
 from nfcot_model.traces import read_run
@@ -158,12 +156,12 @@ def test_continuations_on_one_cache_equal_whole_passes(backbone: str) -> None:
     kept = torch.minimum(torch.tensor([1, 0, 2, 1, 3, 0]), whole.K[index])
     u = whole.u[index]
     mask = torch.arange(u.shape[1]) < kept[:, None]
-    opened = open_prompts(reasoner, PROMPTS)
+    opened = reasoner.open_prompts(PROMPTS)
     asked = [PROMPTS[i] for i in index.tolist()]
 
     stream = opened.rows(index)
     feed_thoughts(reasoner, stream, u, mask)
-    on = think_on(reasoner, stream, noise[index], u, kept)
+    on = reasoner.think_on(stream, noise[index], u, kept)
     torch.testing.assert_close(on.u, whole.u[index][:, : on.u.shape[1]], atol=1e-3, rtol=1e-3)
     expected = reasoner.answer(asked, on)
     assert answer_from(reasoner, stream.rows(torch.arange(6))) == expected

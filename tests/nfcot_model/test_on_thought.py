@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner
-from nfcot_model.reasoners.continuing import feed_thoughts, open_prompts, think_on
+from nfcot_model.reasoners.continuing import feed_thoughts
 from nfcot_model.sampling import draw_noise
 from nfcot_model.thoughts import NewThoughts, Thoughts
 from tests.tiny import BACKBONES, digits, tiny_reasoner
@@ -111,10 +111,10 @@ def test_it_hears_only_what_is_thought_after_given_thoughts() -> None:
     kept = torch.minimum(torch.tensor([1, 0, 2, 1, 3, 0]), whole.K)
     noise = draw_noise(range(6), reasoner.max_thoughts, reasoner.D, 0.8)
     mask = torch.arange(whole.u.shape[1]) < kept[:, None]
-    stream = open_prompts(reasoner, prompts)
+    stream = reasoner.open_prompts(prompts)
     feed_thoughts(reasoner, stream, whole.u, mask)
     said: list[NewThoughts] = []
-    on = think_on(reasoner, stream, noise, whole.u, kept, on_thought=said.append)
+    on = reasoner.think_on(stream, noise, whole.u, kept, on_thought=said.append)
     heard = heard_by(said, on.mask.shape[1])
     assert torch.equal(heard["mask"], on.mask & ~mask[:, : on.mask.shape[1]])
 

@@ -21,7 +21,6 @@ from nfcot_model.backbone import BackboneModel
 from nfcot_model.layout import IGNORE, lay_out
 from nfcot_model.model import NFCoTModel, at
 from nfcot_model.reasoners import NFCoTReasoner
-from nfcot_model.reasoners.continuing import open_prompts
 from nfcot_model.reasoners.nfcot import on_cpu
 from nfcot_model.thoughts import Thoughts
 from nfcot_model.training.grpo.densities import Categorical, Densities, Gaussian
@@ -106,7 +105,7 @@ class NFCoTPolicy:
         unique = list(dict.fromkeys(prompts))
         place = {prompt: i for i, prompt in enumerate(unique)}
         rows = torch.tensor([place[prompt] for prompt in prompts], device=reasoner.model.device)
-        stream = open_prompts(reasoner, unique).rows(rows)
+        stream = reasoner.open_prompts(unique).rows(rows)
         noise = sampling.draw_noise(seeds, budget, reasoner.D, at.tau).to(rows.device)
         margins = at.stop * _logistic(seeds, budget).to(rows.device)
         thoughts = on_cpu(sampling.think(stream, noise, margins=margins))

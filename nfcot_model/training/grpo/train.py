@@ -14,7 +14,6 @@ from torch import Tensor
 from nfcot_model.errors import UserError
 from nfcot_model.files import write_json
 from nfcot_model.reasoners import NFCoTReasoner, Reasoner, load_reasoner
-from nfcot_model.reasoners.continuing import open_prompts
 from nfcot_model.reasoners.explicit import ExplicitReasoner
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.training.baselines import baseline_losses
@@ -145,7 +144,7 @@ def _check_fit(reasoner: Reasoner, problems: Sequence[Problem]) -> None:
     if not problems or not isinstance(reasoner, NFCoTReasoner):
         return
     lengths = list(map(len, reasoner.tokens([p.prompt for p in problems], opening=True)))
-    open_prompts(reasoner, [problems[max(range(len(lengths)), key=lengths.__getitem__)].prompt])
+    reasoner.open_prompts([problems[max(range(len(lengths)), key=lengths.__getitem__)].prompt])
 
 
 def _claim(out: Path, config: GRPOConfig, start: str, against: bool) -> dict[str, Any]:
