@@ -1,8 +1,8 @@
-"""From the shipped checkpoint to runs, a probe and two audits: all that the dashboard shows."""
+"""From the shipped checkpoints to runs, a probe and two audits: all that the dashboard shows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,16 +11,16 @@ from time import perf_counter
 from analyses.audit import audit_run
 from analyses.report import write_audit
 from analyses.tamper import plant_run
-from nfcot_model.checkpoints import demo_path
+from nfcot_model.checkpoints import SHIPPED, SMALL, demo_path
 from nfcot_model.errors import UserError
-from nfcot_model.reasoners import Reasoner, load_nfcot
+from nfcot_model.reasoners import Reasoner, load_nfcot, load_reasoner
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.terminal import console, progress
 from nfcot_model.traces import Run, collect, read_run
 from nfcot_model.worlds import Problem, make_world
 from probes.artifact import save_probe
 from probes.fit import fit_probe
-from viz_app.summary import AuditLine, DemoSummary, ProbeLine, world_lines
+from viz_app.summary import AuditLine, DemoSummary, KindLine, ProbeLine, world_lines
 
 __all__ = ["DemoPlan", "run_demo"]
 
@@ -30,10 +30,15 @@ class DemoPlan:
     """What does the demo record, and what does it ask? Counts are problems per world.
 
     `share`: the part of the tampered run's traces that is tampered with. The probe is fitted on
-    the calibration run, which has the most traces.
+    the calibration run, which has the most traces. `others`: small reasoners of other kinds by the
+    names of their runs, each asked `each` problems per world of as many steps as they were trained
+    on.
     """
 
     model: Path = field(default_factory=demo_path)
+    others: Mapping[str, Path] = field(
+        default_factory=lambda: {f"small-{kind}": SHIPPED[f"small-{kind}"] for kind in SMALL}
+    )
     worlds: tuple[str, ...] = ("digits", "shuffle")
     calibration: int = 500
     test: int = 300
@@ -43,13 +48,16 @@ class DemoPlan:
     label: str = "offset"
     site: str = "u@3"
     alpha: float = 0.01
+    each: int = 50
+    steps: tuple[int, int] = (2, 4)
 
 
 def run_demo(runs_dir: Path, headless: bool = True, plan: DemoPlan | None = None) -> DemoSummary:
     """What does the whole path give on this machine, from checkpoint to audit?
 
-    Leaves the runs `calibration`, `clean` and `tampered`, a probe and two audits in `runs_dir`,
-    where the dashboard finds them; a repetition resumes and reuses them. headless: no page
+    Leaves the runs `calibration`, `clean` and `tampered`, one of each other kind of reasoner, a
+    probe and two audits in `runs_dir`, where the dashboard finds them; a repetition resumes and
+    reuses them. headless: no page
     follows, so the summary says how to open one. Raises UserError when `runs_dir` holds runs of
     another model or another plan.
     """
@@ -60,13 +68,19 @@ def run_demo(runs_dir: Path, headless: bool = True, plan: DemoPlan | None = None
     with Sandbox() as sandbox:
         with _stage("trace calibration", seconds):
             problems = _problems(plan, "calibration", plan.calibration)
-            calibration = _recorded(runs_dir / "calibration", problems, reasoner, plan, sandbox)
+            calibration = _recorded(
+                runs_dir / "calibration", problems, reasoner, plan, plan.model, sandbox
+            )
         with _stage("trace clean", seconds):
             problems = _problems(plan, "test", plan.test)
-            clean = _recorded(runs_dir / "clean", problems, reasoner, plan, sandbox)
+            clean = _recorded(runs_dir / "clean", problems, reasoner, plan, plan.model, sandbox)
         with _stage("tamper", seconds):
             out = runs_dir / "tampered"
             tampered = _tampered(out, clean, problems, reasoner, plan, sandbox)
+        with _stage("trace other kinds", seconds):
+            others = [
+                _other(runs_dir / name, path, plan, sandbox) for name, path in plan.others.items()
+            ]
     with _stage("probe", seconds):
         probe = fit_probe(calibration, plan.label, plan.site, reasoner=reasoner)
         save_probe(
@@ -89,6 +103,7 @@ def run_demo(runs_dir: Path, headless: bool = True, plan: DemoPlan | None = None
         probe=ProbeLine.of(probe),
         clean=AuditLine.of(audits[0]),
         tampered=AuditLine.of(audits[1]),
+        others=others,
         seconds=seconds,
         advice=f"look at it: nfcot app {runs_dir}" if headless else "",
     )
@@ -102,12 +117,24 @@ def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
     console.print(f"{name}: {seconds[name]:.1f} s")
 
 
-def _problems(plan: DemoPlan, split: str, n: int) -> list[Problem]:
-    return [problem for world in plan.worlds for problem in make_world(world, split, plan.seed, n)]
+def _problems(
+    plan: DemoPlan, split: str, n: int, steps: tuple[int, int] | None = None
+) -> list[Problem]:
+    return [p for world in plan.worlds for p in make_world(world, split, plan.seed, n, steps)]
+
+
+def _other(out: Path, model: Path, plan: DemoPlan, sandbox: Sandbox) -> KindLine:
+    problems = _problems(plan, "test", plan.each, plan.steps)
+    return KindLine.of(_recorded(out, problems, load_reasoner(model), plan, model, sandbox))
 
 
 def _recorded(
-    out: Path, problems: list[Problem], reasoner: Reasoner, plan: DemoPlan, sandbox: Sandbox
+    out: Path,
+    problems: list[Problem],
+    reasoner: Reasoner,
+    plan: DemoPlan,
+    model: Path,
+    sandbox: Sandbox,
 ) -> Run:
     with _own_folder(out), progress(out.name, total=len(problems)) as advance:
         collect(
@@ -118,7 +145,7 @@ def _recorded(
             seed=plan.seed,
             progress=advance,
             sandbox=sandbox,
-            model_path=str(plan.model),
+            model_path=str(model),
         )
     return read_run(out)
 

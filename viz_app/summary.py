@@ -14,7 +14,7 @@ from nfcot_model.traces import Run
 from probes.fit import ProbeResult
 from probes.intervals import Estimate
 
-__all__ = ["AuditLine", "DemoSummary", "ProbeLine", "WorldLine", "world_lines"]
+__all__ = ["AuditLine", "DemoSummary", "KindLine", "ProbeLine", "WorldLine", "world_lines"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,28 @@ class WorldLine:
     decode_match: float
     nll_per_dim: float
     thoughts_per_trace: float
+
+
+@dataclass(frozen=True)
+class KindLine:
+    """How often did a reasoner of another kind pass, by world, and how long were its thoughts?"""
+
+    run: str
+    reasoner: str
+    traces: int
+    thoughts_per_trace: float
+    pass_at_1: dict[str, float]
+
+    @staticmethod
+    def of(run: Run) -> KindLine:
+        passed = run.traces.groupby("world")["correct"].mean()
+        return KindLine(
+            run.name,
+            run.manifest["reasoner"],
+            len(run.traces),
+            float(run.traces["K"].mean()),
+            {str(world): float(rate) for world, rate in passed.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -129,6 +151,7 @@ class DemoSummary:
     probe: ProbeLine
     clean: AuditLine
     tampered: AuditLine
+    others: list[KindLine]
     seconds: dict[str, float]
     advice: str
 
@@ -151,6 +174,7 @@ class DemoSummary:
                 "",
                 *self._audits(),
                 "",
+                *self._others(),
                 "seconds: "
                 + ", ".join(f"{stage} {took:.1f}" for stage, took in self.seconds.items())
                 + f"; {sum(self.seconds.values()):.1f} in all",
@@ -197,6 +221,20 @@ class DemoSummary:
                 for row in self.tampered.planted
             ),
             "  an unflagged trajectory is not evidence of safety",
+        ]
+
+    def _others(self) -> list[str]:
+        if not self.others:
+            return []
+        return [
+            "pass@1 of other kinds of latent reasoner, small ones, on short problems",
+            *(
+                f"  {o.reasoner:<10}"
+                + "".join(f"{world} {rate:.2f}   " for world, rate in o.pass_at_1.items())
+                + f"K {o.thoughts_per_trace:.1f}"
+                for o in self.others
+            ),
+            "",
         ]
 
 

@@ -2,15 +2,19 @@
 
 from pathlib import Path
 
-__all__ = ["SHIPPED", "demo_path"]
+__all__ = ["SHIPPED", "SMALL", "demo_path"]
 
 _HERE = Path(__file__).parent
 
-# By the names that commands accept in place of a folder: the demo model, and its controls.
+# Kinds of which a small one ships, trained by `nfcot compare` (seed 0): for looking at, not strong.
+SMALL = ("regressed", "pause", "coconut", "codi", "looped")
+
+# By the names that commands accept in place of a folder: the demo model, its controls, small ones.
 SHIPPED = {
     "demo": _HERE / "demo",
     "demo-text": _HERE / "controls" / "text",
     "demo-direct": _HERE / "controls" / "direct",
+    **{f"small-{kind}": _HERE / "small" / kind for kind in SMALL},
 }
 
 

@@ -10,20 +10,37 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nfcot_model.checkpoints import SMALL
 from nfcot_model.errors import UserError
 from nfcot_model.traces import list_runs, read_run
 from probes.intervals import Estimate
-from tests.tiny import brief_reasoner
+from tests.tiny import brief_reasoner, tiny_baseline
 from viz_app.demo import DemoPlan, run_demo
-from viz_app.summary import AuditLine, DemoSummary, ProbeLine, WorldLine, world_lines
+from viz_app.summary import (
+    AuditLine,
+    DemoSummary,
+    KindLine,
+    ProbeLine,
+    WorldLine,
+    world_lines,
+)
 
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> DemoPlan:
     model = tmp_path_factory.mktemp("model")
     brief_reasoner().save(model)
+    other = tmp_path_factory.mktemp("other")
+    tiny_baseline("coconut").save(other)
     return DemoPlan(
-        model=model, worlds=("digits",), calibration=130, test=70, label="offset", site="u@0"
+        model=model,
+        others={"small-coconut": other},
+        worlds=("digits",),
+        calibration=130,
+        test=70,
+        label="offset",
+        site="u@0",
+        each=6,
     )
 
 
@@ -43,7 +60,11 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_it_leaves_runs_a_probe_and_two_audits(runs_dir: Path, plan: DemoPlan) -> None:
-    assert [path.name for path in list_runs(runs_dir)] == ["calibration", "clean", "tampered"]
+    names = ["calibration", "clean", "small-coconut", "tampered"]
+    assert [path.name for path in list_runs(runs_dir)] == names
+    other = read_run(runs_dir / "small-coconut")
+    assert other.manifest["reasoner"] == "coconut"
+    assert {len(problem.steps or []) for problem in other.problems()} <= {2, 3, 4}
     assert len(read_run(runs_dir / "calibration").traces) == plan.calibration
     tampered = read_run(runs_dir / "tampered")
     planted = tampered.problem_labels()["planted"].value_counts()
@@ -111,6 +132,10 @@ def summary(flagged: int) -> DemoSummary:
         ),
         clean=clean,
         tampered=replace(clean, run="tampered", planted=planted),
+        others=[
+            KindLine(f"small-{kind}", kind, 100, 4.0, {"digits": 0.215, "shuffle": 0.03})
+            for kind in SMALL
+        ],
         seconds={"load": 1.0, "audit": 2.0},
         advice="look at it: nfcot app runs",
     )
@@ -124,6 +149,7 @@ def test_the_summary_is_one_screen_with_every_figure() -> None:
         "0.100 [0.050, 0.200]",
         "57 of   60",
         "3.0 in all",
+        "coconut   digits 0.21   shuffle 0.03   K 4.0",
         "-log p(u|q)/dim",
         "(false alarms 0.20% to 2.00%, 90% range)",
     ):
