@@ -13,6 +13,9 @@ optimiser and number of steps:
 * `grpo, no anchor`: verdicts alone.
 * `grpo, close`: fewer problems and larger groups, drawn until enough are mixed, and a divergence
   from the start that costs. Only where `--arms` names it.
+* `grpo, nearest`: the same with problems of 9-10 steps only, the lengths behind those of the anchor
+  that the start solves more often than by chance, more of them an update, and less of the anchor.
+  Only where `--arms` names it.
 * `grpo from demo`: as `grpo`, from the demo model itself, which stops after eight thoughts.
 
 `--reasoner text` does all of it to the explicit reasoner, whose actions are tokens.
@@ -78,12 +81,21 @@ FURTHER = {
     "save_minutes": 1.0,
 }
 CLOSE = "grpo, close"
+NEAREST = "grpo, nearest"
 ARMS: dict[str, dict[str, Any]] = {
     "supervised 2-8": {"policy": 0},
     "supervised 8-12": {"policy": 0, "anchor_lengths": (8, 12)},
     "grpo": {},
     "grpo, no anchor": {"anchor": 0},
     CLOSE: {"prompts": 6, "group": 16, "draws": 4, "kl": 0.3},
+    NEAREST: {
+        "lengths": (9, 10),
+        "prompts": 10,
+        "group": 16,
+        "draws": 3,
+        "kl": 0.2,
+        "anchor": 0.2,
+    },
 }
 FROM_DEMO = "grpo from demo"
 
@@ -229,7 +241,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=2026, help="seed of the problems of the table")
     parser.add_argument("--reasoner", choices=("nfcot", "text"), default="nfcot")
     arms = ("demo", *ARMS, FROM_DEMO)
-    usual = [arm for arm in arms if arm != CLOSE]
+    usual = [arm for arm in arms if arm not in (CLOSE, NEAREST)]
     parser.add_argument("--arms", nargs="+", choices=arms, default=usual, help="beside warm")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -6,19 +6,10 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nfcot_model.config import CodecConfig, FlowConfig
-from nfcot_model.errors import UserError
-from nfcot_model.faults import first_fault
+from nfcot_model.training.loading import load_settings
 from nfcot_model.worlds import WORLDS
 from nfcot_model.worlds.generate import MAX_STEPS, TRAINED_STEPS
 
@@ -257,39 +248,13 @@ def load_config(
 
     Raises UserError naming the file and the field.
     """
-    if (preset is None) == (path is None):
-        raise UserError("give either --preset or --config, one of them")
-    source = path or PRESETS / f"{preset}.yaml"
-    if preset is not None and not source.exists():
-        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
-        raise UserError(f"--preset {preset}: no such preset; choose one of {known}")
-    try:
-        data = yaml.safe_load(source.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: cannot be read as UTF-8 YAML ({error})") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{source}: not valid YAML ({str(error).splitlines()[0]})") from None
-    data = data or {}
-    sections = (data.get(name, {}) for name in ("model", "data")) if isinstance(data, dict) else ()
-    if not isinstance(data, dict) or not all(isinstance(section, dict) for section in sections):
-        raise UserError(
-            f"{source}: expected a mapping with the sections model, data, codec, joint, …,"
-            " each of them a mapping"
-        )
-    try:
-        data = dict(data)
-        if reasoner is not None:
-            data["reasoner"] = reasoner
-        if seed is not None:
-            data["seed"] = seed
-        if backbone is not None:
-            data["model"] = {**data.get("model", {}), "backbone": str(backbone)}
-        if problems is not None:
-            data["data"] = {**data.get("data", {}), "problems": str(problems)}
-        if examples is not None:
-            data["data"] = {**data.get("data", {}), "examples": str(examples)}
-        return TrainConfig.model_validate(data)
-    except ValidationError as error:
-        place, words = first_fault(error, TrainConfig)
-        where = f" field '{'.'.join(map(str, place))}':" if place else ""
-        raise UserError(f"{source}:{where} {words}") from None
+    overrides = {
+        "reasoner": reasoner,
+        "seed": seed,
+        "model": {"backbone": backbone and str(backbone)},
+        "data": {
+            "problems": problems and str(problems),
+            "examples": examples and str(examples),
+        },
+    }
+    return load_settings(TrainConfig, PRESETS, preset, path, overrides)

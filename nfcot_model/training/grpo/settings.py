@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nfcot_model.errors import UserError
-from nfcot_model.faults import first_fault
 from nfcot_model.training.config import DataConfig, StageConfig
+from nfcot_model.training.loading import load_settings
 from nfcot_model.worlds.generate import MAX_STEPS
 
 __all__ = ["GRPOConfig", "load_grpo_config"]
@@ -105,30 +103,10 @@ def load_grpo_config(preset: str | None, path: Path | None, **overrides: Any) ->
 
     `problems` overrides `data.problems`. Raises UserError naming the file and the field.
     """
-    if preset is not None and path is not None:
-        raise UserError("give either --preset or --config, not both")
-    source = path or PRESETS / f"{preset or 'demo'}.yaml"
-    if path is None and not source.exists():
-        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
-        raise UserError(f"--preset {preset}: no such preset of grpo; choose one of {known}")
-    try:
-        data = yaml.safe_load(source.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: cannot be read as UTF-8 YAML ({error})") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{source}: not valid YAML ({str(error).splitlines()[0]})") from None
-    if not isinstance(data, dict) or not isinstance(data.get("data", {}), dict):
-        raise UserError(f"{source}: expected a mapping of the fields in docs/grpo.md")
-    given = {name: value for name, value in overrides.items() if value is not None}
-    problems = given.pop("problems", None)
-    if given.get("reasoner") == "text" and data.get("start") == "demo" and "start" not in given:
-        given["start"] = "demo-text"
-    data = {**data, **given}
-    if problems is not None:
-        data["data"] = {**data.get("data", {}), "problems": str(problems)}
-    try:
-        return GRPOConfig.model_validate(data)
-    except ValidationError as error:
-        place, words = first_fault(error, GRPOConfig)
-        where = f" field '{'.'.join(map(str, place))}':" if place else ""
-        raise UserError(f"{source}:{where} {words}") from None
+    problems = overrides.pop("problems", None)
+    overrides["data"] = {"problems": problems and str(problems)}
+    preset = preset or (None if path else "demo")
+    config = load_settings(GRPOConfig, PRESETS, preset, path, overrides)
+    if config.start == "demo" and config.reasoner == "text" and not overrides.get("start"):
+        return config.model_copy(update={"start": "demo-text"})
+    return config

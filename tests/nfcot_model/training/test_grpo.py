@@ -393,7 +393,7 @@ def test_the_command_trains_resumes_and_says_what_it_made(
         (["--from", "demo-text"], "reasons as 'text', expected a model of nfcot"),
         (["--reasoner", "codi"], "field 'reasoner'"),
         (["--preset", "tiny", "--config", "x.yaml"], "either --preset or --config"),
-        (["--preset", "nothing"], "no such preset of grpo; choose one of demo, tiny"),
+        (["--preset", "nothing"], "no such preset; choose one of demo, tiny"),
         (["--config", "x.yaml"], "x.yaml: cannot be read"),
         (["--steps", "0"], "field 'steps'"),
         (["--problems", "untested.jsonl"], "field 'check': is missing"),
