@@ -292,7 +292,7 @@ def test_sections_must_be_mappings(tmp_path, data) -> None:
     config = yaml.safe_load((PRESETS / "tiny.yaml").read_text()) | {"data": data or None}
     path = tmp_path / "train.yaml"
     path.write_text(yaml.safe_dump(config))
-    with pytest.raises(UserError, match="each of them a mapping"):
+    with pytest.raises(UserError, match=r"each section of them \(.*data.*\) a mapping"):
         load_config(None, path, problems=Path("p.jsonl"))
 
 
