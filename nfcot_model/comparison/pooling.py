@@ -55,7 +55,7 @@ def difference(
     value = float(table.mean())
     least = 1 / (len(set(groups)) + 2) ** 2
     spread = float(norm.ppf(0.975)) * max(_variance(table, groups), least) ** 0.5
-    return Estimate(value, value - spread, value + spread)
+    return Estimate(value, max(-1.0, value - spread), min(1.0, value + spread))
 
 
 def mean_pass_at_k(counts: Sequence[int], samples: int) -> dict[str, float]:

@@ -162,6 +162,8 @@ def test_a_difference_is_paired() -> None:
     gap = difference(better, base, groups)
     assert gap.low > 0
     assert gap.value == pytest.approx(0.08, abs=0.03)
+    uneven = [[False] * 300, [True] * 300]
+    assert difference(uneven, [[True] * 300] * 2, groups).low == -1.0
 
 
 def measured(follow: int, own: int, pairs: int, positions: float = 2.0) -> Measured:
