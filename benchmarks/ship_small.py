@@ -26,7 +26,7 @@ from nfcot_model.comparison.results import summary
 from nfcot_model.comparison.run import Compared, compare, config_of
 from nfcot_model.comparison.trainings import trained
 from nfcot_model.files import file_hash, read_json_object
-from nfcot_model.training.config import TrainConfig, load_config
+from nfcot_model.training.config import TrainConfig
 
 CARD = """---
 license: apache-2.0
@@ -79,7 +79,7 @@ def main() -> int:
     asked = Questions(list(config.data.worlds), steps, options.n, Sampling(1, 1, 1.0), options.seed)
     with tempfile.TemporaryDirectory() as out:
         compared = compare(
-            load_config("compare", None), Path(out), asked, names=SMALL, seeds=1, rounds=1,
+            config, Path(out), asked, names=SMALL, seeds=1, rounds=1,
             loaded={kind: f"small-{kind}" for kind in SMALL},
         )  # fmt: skip
     card = CARD.format(
