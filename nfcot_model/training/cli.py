@@ -85,6 +85,8 @@ def _train(
         figures = train(
             settings, stages, out, report=report, accelerator=accelerator, announce=show_plan
         )
+    # Threads of a process group that is still there when the interpreter ends may abort it.
+    accelerator.end_training()
     if not accelerator.is_main_process:
         return
     if not figures:

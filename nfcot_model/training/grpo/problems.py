@@ -49,6 +49,10 @@ def validation_problems(config: GRPOConfig) -> list[Problem]:
 
 def anchor_problems(config: GRPOConfig, step: int) -> list[Problem]:
     """Problems with reasoning; worlds: of the split `train`, as models are first trained on."""
+    if config.anchor_problems is not None:
+        rng = random.Random(f"{config.seed}/grpo/anchor/{step}")
+        chosen = rng.choices(_read(config.anchor_problems), k=config.anchor_batch)
+        return sorted(chosen, key=lambda p: len(p.prompt))
     if config.anchor_lengths is not None and config.data.problems is None:
         rng = random.Random(f"{config.seed}/grpo/anchor/{step}")
         count = range(config.anchor_batch)
@@ -58,31 +62,37 @@ def anchor_problems(config: GRPOConfig, step: int) -> list[Problem]:
 
 
 def check_problems(config: GRPOConfig) -> list[Problem]:
-    """All problems of a file (none for worlds), when they can be trained on as configured.
+    """All problems of files (none for worlds), when they can be trained on as configured.
 
     Raises UserError naming the problem.
     """
-    if config.data.problems is None:
-        return []
-    every = [p for part in _parts(config.data.problems) for p in part]
-    for problem in every:
-        if config.anchor and (not problem.steps or problem.answer is None):
+    path, labelled = config.data.problems, config.anchor_problems
+    rewarded = [] if path is None else [p for part in _parts(path) for p in part]
+    told = rewarded if labelled is None else _read(labelled)
+    for problem in told if config.anchor else ():
+        if not problem.steps or problem.answer is None:
             raise UserError(
-                f"{config.data.problems}: problem '{problem.id}' has no steps or no answer, which"
+                f"{labelled or path}: problem '{problem.id}' has no steps or no answer, which"
                 " the supervised anchor needs; add them, or set anchor: 0"
             )
-    return every
+    return rewarded if labelled is None else rewarded + told
 
 
 def file_hash(config: GRPOConfig) -> str | None:
-    """Which problems are in the file that is trained on? None for worlds."""
-    return None if config.data.problems is None else problem_set_hash(check_problems(config))
+    """Which problems are in the files that are trained on? None for worlds."""
+    problems = check_problems(config)
+    return problem_set_hash(problems) if problems else None
+
+
+@lru_cache(maxsize=2)
+def _read(path: str) -> list[Problem]:
+    return read_problems(Path(path))
 
 
 @lru_cache(maxsize=2)
 def _parts(path: str) -> tuple[list[Problem], list[Problem]]:
     """The problems of a file to train on and to validate on."""
-    problems = read_problems(Path(path))
+    problems = _read(path)
     kept = validation_groups(path, problems)
     return [p for p in problems if p.group not in kept], [p for p in problems if p.group in kept]
 

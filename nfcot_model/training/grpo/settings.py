@@ -24,9 +24,9 @@ class GRPOConfig(BaseModel):
     optimizer steps on them. With `draws` above 1 it samples so many times at most, until `prompts`
     groups are mixed (arXiv 2503.14476). `clip_ratio` bounds the ratio of new to old density.
     `policy` weighs the surrogate (0: nothing is sampled, the supervised control), `kl` the
-    divergence from the start model, `anchor` the supervised loss of `anchor_batch` problems: of
-    `anchor_lengths`, or of the lengths that models are first trained on. World problems grow to
-    the longest over `curriculum` steps.
+    divergence from the start model, `anchor` the supervised loss of `anchor_batch` problems: of the
+    file `anchor_problems`, of worlds at `anchor_lengths`, or of the lengths that models are first
+    trained on. World problems grow to the longest over `curriculum` steps.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -49,6 +49,7 @@ class GRPOConfig(BaseModel):
     clip_ratio: float = Field(default=0.2, gt=0)
     kl: float = Field(default=0.05, ge=0)
     anchor: float = Field(default=1.0, ge=0)
+    anchor_problems: str | None = None
     anchor_lengths: tuple[int, int] | None = None
     anchor_batch: int = Field(default=16, ge=1)
     target_noise: float = Field(default=0.15, ge=0)
@@ -69,6 +70,8 @@ class GRPOConfig(BaseModel):
         low, high = self.lengths
         if not self.policy and not self.anchor:
             raise ValueError("policy 0 and anchor 0: nothing is left to train on")
+        if self.anchor_problems is not None and self.anchor_lengths is not None:
+            raise ValueError("anchor_problems and anchor_lengths are both given; give one of them")
         if self.curriculum and not low <= self.first_longest <= high:
             raise ValueError(f"first_longest {self.first_longest} is not within lengths")
         if self.steps % self.inner:

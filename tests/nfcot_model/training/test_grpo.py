@@ -22,6 +22,7 @@ from nfcot_model.training.grpo.advantage import advantages, informative, surroga
 from nfcot_model.training.grpo.densities import Categorical, Gaussian, entropy, kl, log_ratio
 from nfcot_model.training.grpo.objective import pass_rates
 from nfcot_model.training.grpo.policies import NFCoTPolicy, Policy, Temperatures, Trajectories
+from nfcot_model.training.grpo.problems import anchor_problems
 from nfcot_model.training.grpo.settings import GRPOConfig, load_grpo_config
 from nfcot_model.training.grpo.text_policy import TextPolicy
 from nfcot_model.training.grpo.train import train_grpo
@@ -401,6 +402,10 @@ def test_the_command_trains_resumes_and_says_what_it_made(
         (["--config", "odd.yaml"], "field 'tua': is not known; expected one of start"),
         (["--config", "long.yaml"], "lengths 9, 13: a pipeline has 1 to 12 steps"),
         (["--config", "idle.yaml"], "policy 0 and anchor 0"),
+        (["--config", "told.yaml"], "nowhere.jsonl: no such file"),
+        (["--config", "told.yaml", "--problems", "bare.jsonl"], "nowhere.jsonl: no such file"),
+        (["--config", "bare.yaml"], "bare.jsonl: problem"),
+        (["--config", "both.yaml"], "anchor_problems and anchor_lengths are both given"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(
@@ -417,6 +422,12 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     Path("odd.yaml").write_text("start: demo\nsteps: 2\ntua: 1\n")
     Path("long.yaml").write_text("start: demo\nsteps: 2\nlengths: [9, 13]\n")
     Path("idle.yaml").write_text("start: demo\nsteps: 2\npolicy: 0\nanchor: 0\n")
+    for name, more in (
+        ("told", "nowhere.jsonl"),
+        ("bare", "bare.jsonl"),
+        ("both", "bare.jsonl\nanchor_lengths: [2, 3]"),
+    ):
+        Path(f"{name}.yaml").write_text(f"start: demo\nsteps: 2\nanchor_problems: {more}\n")
     with pytest.raises(SystemExit) as ended:
         main(["train", "grpo", "-o", "out", *words])
     said = capsys.readouterr().err
@@ -448,8 +459,9 @@ def test_other_bad_input_is_refused(tmp_path: Path) -> None:
         train_grpo(config, tmp_path / "mine")
 
 
-def test_problems_of_a_file_are_trained_on_without_reasoning_when_there_is_no_anchor(
-    tmp_path: Path,
+@pytest.mark.parametrize("anchored", [False, True])
+def test_problems_of_a_file_need_no_reasoning_without_an_anchor_or_with_one_of_another_file(
+    anchored: bool, tmp_path: Path
 ) -> None:
     problems = [
         p.model_copy(update={"steps": [], "step_labels": [], "answer": None})
@@ -457,10 +469,19 @@ def test_problems_of_a_file_are_trained_on_without_reasoning_when_there_is_no_an
     ]
     write_problems(tmp_path / "p.jsonl", problems)
     data = {"problems": str(tmp_path / "p.jsonl")}
-    config = brief(start_of(tmp_path), data=data, steps=2)
+    few = make_world("digits", "train", 1, 3, steps=2)
+    write_problems(tmp_path / "few.jsonl", few)
+    told = {"anchor_problems": str(tmp_path / "few.jsonl"), "anchor": 0.5} if anchored else {}
+    config = brief(start_of(tmp_path), data=data, steps=2, **told)
+    if anchored:
+        assert {p.id for step in range(9) for p in anchor_problems(config, step)} == {
+            p.id for p in few
+        }
     figures = train_grpo(
         config, tmp_path / "out", reward=first_dimension, i_train_against_a_monitor=True
     )
+    rows = (tmp_path / "out" / "grpo" / "metrics.jsonl").read_text().splitlines()
+    assert ("anchor" in json.loads(rows[0])) == anchored
     assert 0 < figures["pass_at_1_digits"] < 1
 
 

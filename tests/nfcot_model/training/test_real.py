@@ -46,7 +46,7 @@ SHARED = """
 import sys
 from pathlib import Path
 import torch
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from nfcot_model.training.config import TrainConfig
 from nfcot_model.training.stages import train
 torch.set_num_threads(1)
@@ -65,6 +65,7 @@ except InterruptedError:
     (folder / "stopped").touch()
 assert not (folder / "shards" / "joint" / "model").exists()
 run("shards")
+PartialState().destroy_process_group()
 """
 
 
