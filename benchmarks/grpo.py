@@ -1,7 +1,7 @@
 """What does policy gradient on thoughts add to as many further supervised steps?
 
     python benchmarks/grpo.py -o work/grpo [--updates 120] [--seeds 3] [-n 400]
-        [--reasoner nfcot] [--arms NAME ...] [--json]
+        [--reasoner nfcot] [--labelled N] [--arms NAME ...] [--json]
 
 Demo model, hard split (8-12 steps, tau = 0.9). The arms, each from the same start, with the same
 optimiser and number of steps:
@@ -17,6 +17,10 @@ optimiser and number of steps:
   that the start solves more often than by chance, more of them an update, and less of the anchor.
   Only where `--arms` names it.
 * `grpo from demo`: as `grpo`, from the demo model itself, which stops after eight thoughts.
+
+`--labelled N`: the reasoning of N problems of 8-12 steps (and of N of 2-8) is known and of no other.
+`warm` has learned from these for 600 steps; `supervised, labelled` goes on so; it is also the anchor
+of `grpo, labelled`, whose verdicts are on any problem of 10-12 steps. There are no other arms.
 
 `--reasoner text` does all of it to the explicit reasoner, whose actions are tokens.
 
@@ -49,7 +53,7 @@ from nfcot_model.training.grpo.settings import GRPOConfig
 from nfcot_model.training.grpo.text_policy import TextPolicy
 from nfcot_model.training.grpo.train import train_grpo
 from nfcot_model.training.loop import Progress
-from nfcot_model.worlds import Problem, make_world
+from nfcot_model.worlds import Problem, make_world, write_problems
 
 WORLDS = ("digits", "shuffle")
 LENGTHS = range(8, 13)
@@ -98,6 +102,20 @@ ARMS: dict[str, dict[str, Any]] = {
     },
 }
 FROM_DEMO = "grpo from demo"
+LABELLED: dict[str, dict[str, Any]] = {
+    "supervised, labelled": {"policy": 0},
+    "grpo, labelled": {
+        "lengths": (10, 12),
+        "prompts": 24,
+        "group": 16,
+        "draws": 2,
+        "kl": 0.05,
+        "temperature": 0.5,
+        "stop_temperature": 0.5,
+    },
+}
+WARM_LABELLED = {"steps": 600, "anchor_lengths": None}
+FURTHER_LABELLED = {"lr": 5e-4, "anchor_batch": 16, "warmup": 5}
 
 
 @dataclass(frozen=True)
@@ -123,6 +141,16 @@ def problems_of(seed: int, n: int) -> dict[str, list[Problem]]:
         for world in WORLDS
         for steps in LENGTHS
     }
+
+
+def labelled(path: Path, n: int) -> str:
+    """A file of `n` problems of 8-12 steps, as many of each length and world, and `n` of 2-8."""
+    if not path.exists():
+        each = n // (len(WORLDS) * len(LENGTHS))
+        longer = [make_world(w, "train", 500 + k, each, k) for w in WORLDS for k in LENGTHS]
+        shorter = [make_world(w, "train", 500, n // len(WORLDS)) for w in WORLDS]
+        write_problems(path, [p for part in (*longer, *shorter) for p in part])
+    return str(path)
 
 
 def trained(config: GRPOConfig, out: Path, name: str) -> tuple[Path, float | None]:
@@ -243,6 +271,7 @@ def main() -> int:
     arms = ("demo", *ARMS, FROM_DEMO)
     usual = [arm for arm in arms if arm not in (CLOSE, NEAREST)]
     parser.add_argument("--arms", nargs="+", choices=arms, default=usual, help="beside warm")
+    parser.add_argument("--labelled", type=int, default=0, help="problems of known reasoning")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     cells = problems_of(options.seed, options.n)
@@ -259,16 +288,24 @@ def main() -> int:
 
     demo = {"nfcot": "demo", "text": "demo-text"}[options.reasoner]
     hard = {**HARD, "reasoner": options.reasoner}
-    warm = GRPOConfig.model_validate({"start": demo, **hard, **WARM})
     options.out.mkdir(parents=True, exist_ok=True)
+    further = {**hard, **FURTHER, "steps": options.updates}
+    warming, arms_of = {"start": demo, **hard, **WARM}, ARMS
+    if options.labelled:
+        known = {"anchor_problems": labelled(options.out / "labelled.jsonl", options.labelled)}
+        warming |= WARM_LABELLED | known
+        further |= FURTHER_LABELLED | known
+        arms_of, options.arms = LABELLED, list(LABELLED)
+    warm = GRPOConfig.model_validate(warming)
     start, seconds = trained(warm, options.out, "warm")
     if "demo" in options.arms:
         add("demo", None, demo, 0.0)
     add("warm", None, start, seconds)
-    further = {**hard, **FURTHER, "steps": options.updates}
-    chosen = [(arm, seed) for arm in ARMS if arm in options.arms for seed in range(options.seeds)]
+    chosen = [
+        (arm, seed) for arm in arms_of if arm in options.arms for seed in range(options.seeds)
+    ]
     for arm, seed in chosen:
-        config = {"start": str(start), **further, **ARMS[arm], "seed": seed}
+        config = {"start": str(start), **further, **arms_of[arm], "seed": seed}
         name = f"{arm.replace(' ', '-')}-{seed}"
         add(arm, seed, *trained(GRPOConfig.model_validate(config), options.out, name))
     if FROM_DEMO in options.arms:
