@@ -18,9 +18,9 @@ optimiser and number of steps:
   Only where `--arms` names it.
 * `grpo from demo`: as `grpo`, from the demo model itself, which stops after eight thoughts.
 
-`--labelled N`: the reasoning of N problems of 8-12 steps (and of N of 2-8) is known and of no other.
-`warm` has learned from these for 600 steps; `supervised, labelled` goes on so; it is also the anchor
-of `grpo, labelled`, whose verdicts are on any problem of 10-12 steps. There are no other arms.
+`--labelled N`: the reasoning of N problems of 8-12 steps (and of N of 2-8) is known, of no other.
+`warm` has learned from these for 600 steps; `supervised, labelled` goes on so; it is also the
+anchor of `grpo, labelled`, whose verdicts are on any problem of 10-12 steps. No other arms then.
 
 `--reasoner text` does all of it to the explicit reasoner, whose actions are tokens.
 
