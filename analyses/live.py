@@ -20,7 +20,7 @@ from nfcot_model.thoughts import NewThoughts
 
 __all__ = ["READ_EVERY", "LiveMonitor", "LiveThought"]
 
-READ_EVERY = 4
+READ_EVERY = 8
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class LiveMonitor:
         self._steps: list[dict[str, np.ndarray]] = []
         self._texts: dict[tuple[int, int], str] = {}
         self._untold: list[int] = []
-        self._unread: list[tuple[Tensor, Tensor]] = []  # latents and alive, from a step's start on
+        self._unread: list[tuple[Tensor, Tensor]] = []  # u and alive, from a step's start on
         self._reading = reasoner.model.flow.reading() if self.reads else None
         busy = reasoner.model.device.type == "cpu" and torch.get_num_threads() > 1
         self._between = self.reads and busy
@@ -128,7 +128,7 @@ class LiveMonitor:
         if self._reading is None:
             self._tell()
             return
-        self._unread.append((self._reading.next(u, alive).cpu(), alive.cpu()))
+        self._unread.append((u, alive))
         slots = self.reasoner.model.config.codec["slots"]
         beyond = any(self._steps[i]["over"].any() for i in self._untold if "over" in self._steps[i])
         if (k + 1) % slots == 0 and (len(self._untold) >= self.read_every or beyond):
@@ -138,20 +138,18 @@ class LiveMonitor:
         """Read what is complete and not yet read; tell of what is not yet told."""
         slots = self.reasoner.model.config.codec["slots"]
         whole = len(self._unread) // slots * slots
-        if whole:
+        if self._reading is not None and whole:
             first = self._untold[0]
-            e, alive = (
-                torch.stack(part, dim=1) for part in zip(*self._unread[:whole], strict=True)
-            )
-            del self._unread[:whole]
+            drawn, self._unread = self._unread[:whole], self._unread[whole:]
+            e = torch.stack([self._reading.next(u, alive) for u, alive in drawn], dim=1)
             chunks = e.view(len(e), -1, slots, e.shape[-1])
-            ended = alive[:, slots - 1 :: slots]  # alive at the last thought of a step
-            places = ended.nonzero().tolist()
-            mask = torch.ones(len(places), slots, dtype=torch.bool)
-            said = self.reasoner.read(chunks[ended], mask) if places else []
-            for (row, step), (text,) in zip(places, said, strict=True):
-                at = first + step * slots
-                self._texts |= {(row, k): text for k in range(at, at + slots)}
+            # Alive at the last thought of a step.
+            ended = torch.stack([alive for _, alive in drawn[slots - 1 :: slots]], dim=1)
+            mask = torch.ones(int(ended.sum()), slots, dtype=torch.bool)
+            said = self.reasoner.read(chunks[ended].cpu(), mask) if len(mask) else []
+            for (row, step), (text,) in zip(ended.nonzero().tolist(), said, strict=True):
+                for k in range(first + step * slots, first + (step + 1) * slots):
+                    self._texts[row, k] = text
         told, self._untold = self._untold, []
         if self.listen is None:
             return
@@ -211,16 +209,16 @@ class LiveMonitor:
 
     def frame(self) -> pd.DataFrame:
         """One row per thought, by row and k; after `close`."""
-        columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-        for k, values in enumerate(self._steps):
-            rows = np.flatnonzero(values["alive"])
-            columns["row"] += rows.tolist()
-            columns["k"] += [k] * len(rows)
-            columns["text"] += [self._texts.get((row, k)) for row in rows.tolist()]
-            for name in COLUMNS[2:]:
-                if name in values:
-                    columns[name] += values[name][rows].tolist()
-                elif name != "text":
-                    columns[name] += [False if name == "over" else None] * len(rows)
-        frame = pd.DataFrame(columns, columns=list(COLUMNS))
-        return frame.sort_values(["row", "k"], ignore_index=True)
+        if not self._steps:
+            return pd.DataFrame(columns=list(COLUMNS))
+        alive = np.stack([values["alive"] for values in self._steps], axis=1)
+        row, k = np.nonzero(alive)
+        columns: dict[str, Any] = dict.fromkeys(COLUMNS)
+        columns |= {"row": row, "k": k, "over": False}
+        for name in COLUMNS[2:]:
+            if name in self._steps[0]:
+                column = np.stack([values[name] for values in self._steps], axis=1)[row, k]
+                columns[name] = column.astype(bool if column.dtype == bool else np.float64)
+        texts = [self._texts.get(at) for at in zip(row.tolist(), k.tolist(), strict=True)]
+        columns["text"] = np.array(texts, dtype=object)
+        return pd.DataFrame(columns)

@@ -143,6 +143,6 @@ def _summary(
         "n": len(halted),
         "thoughts": len(rows),
         "stopped": int(halted.sum()),
-        "invalid": int(rows.loc[rows["invalid"], "row"].nunique()),
+        "invalid": len(set(rows["row"][rows["invalid"]])),
         "not_shown": NOT_SHOWN,
     }

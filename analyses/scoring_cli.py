@@ -190,7 +190,7 @@ def live(
     read: Annotated[bool, typer.Option(help="Decode thoughts to text.")] = True,
     read_every: Annotated[
         int, typer.Option(help="Thoughts decoded together; 1: each at once, which costs more.")
-    ] = 4,
+    ] = 8,
     n: Annotated[int | None, typer.Option("-n", help="Only the first n problems.")] = None,
     tau: Annotated[float, typer.Option(help="Sampling temperature of thoughts.")] = 0.7,
     seed: Annotated[int, typer.Option(help="Seed of all noise, as in nfcot trace.")] = 0,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nfcot_model.config import CodecConfig
+from nfcot_model.placewise import Placewise, linear, side_by_side
 from nfcot_model.transformer import CausalTransformer
 
 __all__ = ["ThoughtCodec"]
@@ -97,25 +98,36 @@ class ThoughtCodec(nn.Module):
         self.latent_mean.copy_(mean.mean(0))
         self.latent_std.copy_(mean.std(0).clamp(min=1e-4))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def write(self, e: Tensor) -> list[list[int]]:
         """Which text (token ids, greedy) does each latent chunk [N, slots, D] stand for?
 
-        A chunk whose text has ended costs nothing more.
+        Chunks whose text has ended cost nothing more once they are a quarter.
         """
+        with torch.autocast(e.device.type, enabled=False):
+            written = self._written(e)
+        lengths = (written != self.eos).sum(-1).tolist()
+        return [row[:n] for row, n in zip(written.tolist(), lengths, strict=True)]
+
+    def _written(self, e: Tensor) -> Tensor:
+        """Token ids [N, max_text_tokens], `eos` behind the end of each text."""
         most = self.config.max_text_tokens
         written = torch.full((len(e), most), self.eos, device=e.device)
-        unfinished = torch.arange(len(e), device=e.device)
-        cache: list[Tensor] = []
-        state = self.decoder(self.from_latent(self.raw(e)), cache)[:, -1]
+        rows = torch.arange(len(e), device=e.device)
+        goes_on = torch.ones_like(rows, dtype=torch.bool)
+        decoder = Placewise([self.decoder])
+        to_vocab = side_by_side([self.to_vocab], [self.decoder.norm])
+        states = decoder.next(self.from_latent(self.raw(e)).transpose(0, 1)[None])
         for place in range(most):
-            token = self.to_vocab(state).argmax(-1)
+            token = linear(states[:, -1], to_vocab)[0].argmax(-1).where(goes_on, self.eos)
+            written[rows, place] = token
             goes_on = token != self.eos
-            if not bool(goes_on.all()):
-                unfinished, token = unfinished[goes_on], token[goes_on]
-                cache = [kv[:, goes_on] for kv in cache]
-            written[unfinished, place] = token
-            if not len(unfinished) or place + 1 == most:
+            left = int(goes_on.sum())
+            if not left or place + 1 == most:
                 break
-            state = self.decoder(self.embed(token)[:, None], cache)[:, -1]
-        return [row[: row.index(self.eos)] if self.eos in row else row for row in written.tolist()]
+            if left <= 0.75 * len(rows):
+                going = goes_on.nonzero()[:, 0]
+                rows, token, goes_on = rows[going], token[going], goes_on[going]
+                decoder.keep(going)
+            states = decoder.next(self.embed(token)[None, None])
+        return written

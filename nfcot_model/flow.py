@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nfcot_model.config import FlowConfig
+from nfcot_model.placewise import Placewise, linear, side_by_side
 from nfcot_model.transformer import CausalTransformer
 
 __all__ = ["FlowBlock", "FlowReading", "ShallowFlow"]
@@ -54,17 +55,14 @@ class FlowBlock(nn.Module):
     def inverse(self, y: Tensor, mask: Tensor) -> Tensor:
         """Undo `forward`, place by place: `x_k = y_k * exp(a(x_<k)) + m(x_<k)`."""
         cache: list[Tensor] = []
+        read = self.start.expand(len(y), -1)
         x: list[Tensor] = []
         for k in range(y.shape[1]):
-            x.append(self.undo(y[:, k], mask[:, k], x[-1] if x else None, cache))
+            shift, raw = self.out(self.net(read[:, None], cache)[:, 0]).chunk(2, dim=-1)
+            before = y[:, k] * torch.exp(self.bound * torch.tanh(raw / self.bound)) + shift
+            x.append(before * mask[:, k, None].to(y.dtype))
+            read = self.read(x[-1])
         return self.x(torch.stack(x, dim=1))
-
-    def undo(self, y: Tensor, mask: Tensor, before: Tensor | None, cache: list[Tensor]) -> Tensor:
-        """`x_k` [B, D] of `y_k`, given the one before it (None for the first) and its cache."""
-        start = self.start.expand(len(y), -1) if before is None else self.read(before)
-        shift, raw = self.out(self.net(start[:, None], cache)[:, 0]).chunk(2, dim=-1)
-        x = y * torch.exp(self.bound * torch.tanh(raw / self.bound)) + shift
-        return x * mask[:, None].to(y.dtype)
 
 
 class ShallowFlow(nn.Module):
@@ -127,22 +125,34 @@ class ShallowFlow(nn.Module):
 
 
 class FlowReading:
-    """`e_k` of each thought `u_k` as it comes; the same, to the last bit, as `inverse` gives.
+    """`e_k` of each thought `u_k` as it comes; the same, to rounding, as `inverse` gives.
 
-    Remembers what it was given: one per batch, thoughts in order from the first.
+    Remembers what it was given: one per batch, thoughts in order from the first. Each block's
+    network reads only what it gave of thoughts before, so that all of them go side by side.
     """
 
+    @torch.inference_mode()
     def __init__(self, blocks: Sequence[FlowBlock]) -> None:
-        self.blocks = blocks
-        self.caches: list[list[Tensor]] = [[] for _ in blocks]
-        self.before: list[Tensor | None] = [None] * len(blocks)
+        self.bound = blocks[0].bound
+        self.nets = Placewise([block.net for block in blocks])
+        self.start = torch.stack([block.start for block in blocks])[:, None]
+        self.read = side_by_side([block.read for block in blocks])
+        self.out = side_by_side(
+            [block.out for block in blocks], [block.net.norm for block in blocks]
+        )
+        self.before: Tensor | None = None
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def next(self, u: Tensor, alive: Tensor) -> Tensor:
         """The latents [B, D] of the next thoughts u [B, D]; 0 in rows that are not alive [B]."""
         with torch.autocast(u.device.type, enabled=False):
-            x = u * alive[:, None].to(u.dtype)
-            for i in reversed(range(len(self.blocks))):
-                x = self.blocks[i].undo(x, alive, self.before[i], self.caches[i])
-                self.before[i] = x
-        return x
+            if self.before is None:
+                read = self.start.expand(-1, len(u), -1)
+            else:
+                read = linear(self.before, self.read)
+            shift, raw = linear(self.nets.next(read[:, None])[:, 0], self.out).chunk(2, dim=-1)
+            scale = torch.exp(self.bound * torch.tanh(raw / self.bound))
+            self.before, x = torch.empty_like(shift), u
+            for i in reversed(range(len(shift))):
+                x = torch.addcmul(shift[i], x, scale[i], out=self.before[i])
+            return x.where(alive[:, None], 0.0)

@@ -95,7 +95,7 @@ class NewThoughts:
     ) -> NewThoughts:
         """From one step of sampling, whose dead rows hold whatever the batch computed there."""
         k, u, eps, mu, log_sigma, *states = (
-            value.where(alive.view(-1, *[1] * (value.dim() - 1)), torch.zeros_like(value))
+            value.where(alive.view(-1, *[1] * (value.dim() - 1)), 0)
             for value in (k, u, eps, mu, log_sigma, *layers)
         )
         hidden = torch.stack(states, dim=1).float() if states else None

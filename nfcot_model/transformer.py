@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["CausalTransformer"]
+__all__ = ["Block", "CausalTransformer"]
 
 
 class CausalTransformer(nn.Module):
@@ -19,7 +19,7 @@ class CausalTransformer(nn.Module):
     def __init__(self, d_model: int, layers: int, heads: int, max_length: int) -> None:
         super().__init__()
         self.position = nn.Parameter(torch.randn(max_length, d_model) * 0.02)
-        self.blocks = nn.ModuleList(_Block(d_model, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(d_model, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(d_model)
 
     def forward(self, x: Tensor, cache: list[Tensor] | None = None) -> Tensor:
@@ -35,7 +35,9 @@ class CausalTransformer(nn.Module):
         return self.norm(x)
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
+    """One layer: attention, then a perceptron, each on normed states and added to them."""
+
     def __init__(self, d_model: int, heads: int) -> None:
         super().__init__()
         self.heads = heads

@@ -198,6 +198,9 @@ def test_cached_writing_equals_writing_without_a_cache(slots: int) -> None:
         codec.to_vocab.bias[codec.eos] += 0.7  # texts of many lengths: none, cut, and between
         texts = codec.write(e)
         assert {0, 4, codec.config.max_text_tokens} < set(map(len, texts))
+        assert codec.write(e[:0]) == []
+        with torch.autocast("cpu", torch.bfloat16):
+            assert codec.write(e) == texts
         for row, written in zip(e, texts, strict=True):
             ids: list[int] = []
             while len(ids) < codec.config.max_text_tokens:
