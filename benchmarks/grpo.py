@@ -268,12 +268,16 @@ def main() -> int:
     parser.add_argument("-n", type=int, default=400, help="problems of each world")
     parser.add_argument("--seed", type=int, default=2026, help="seed of the problems of the table")
     parser.add_argument("--reasoner", choices=("nfcot", "text"), default="nfcot")
-    arms = ("demo", *ARMS, FROM_DEMO)
-    usual = [arm for arm in arms if arm not in (CLOSE, NEAREST)]
-    parser.add_argument("--arms", nargs="+", choices=arms, default=usual, help="beside warm")
+    arms = ("demo", *ARMS, FROM_DEMO, *LABELLED)
+    parser.add_argument("--arms", nargs="+", choices=arms, help="beside warm")
     parser.add_argument("--labelled", type=int, default=0, help="problems of known reasoning")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    few = list(LABELLED)
+    usual = [arm for arm in arms if arm not in (CLOSE, NEAREST, *few)]
+    options.arms = options.arms or (few if options.labelled else usual)
+    if any((arm in few) != bool(options.labelled) for arm in options.arms):
+        parser.error("--arms: those of few labels go with --labelled, the others without")
     cells = problems_of(options.seed, options.n)
     rows: list[Row] = []
 
@@ -295,7 +299,7 @@ def main() -> int:
         known = {"anchor_problems": labelled(options.out / "labelled.jsonl", options.labelled)}
         warming |= WARM_LABELLED | known
         further |= FURTHER_LABELLED | known
-        arms_of, options.arms = LABELLED, list(LABELLED)
+        arms_of = LABELLED
     warm = GRPOConfig.model_validate(warming)
     start, seconds = trained(warm, options.out, "warm")
     if "demo" in options.arms:
