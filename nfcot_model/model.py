@@ -130,6 +130,7 @@ class NFCoTModel(BackboneModel):
         e: Tensor,
         target_noise: float = 0.0,
         rows: Tensor | None = None,
+        nll_beta: float = 0.0,
     ) -> NFCoTOutput:
         """The joint loss of one batch (equation 3.3, both weights 1, plus the stop decision).
 
@@ -138,11 +139,12 @@ class NFCoTModel(BackboneModel):
         "regressed", whose flow stays the identity, the squared error of the mean stands in the
         place of the likelihood. "dual" makes two passes: the answer's loss reaches neither flow,
         projection nor head, the likelihood's not what the answer reads `e` by. `rows`: see
-        `Layout`.
+        `Layout`. `nll_beta` weights what thoughts add to `nll` in `loss` by their `_spread` to the
+        power of `2 · nll_beta`, a constant to the gradient; `nll` itself stays the likelihood.
         """
         layout = Layout(input_ids, attention_mask, position_ids, thought_at, mask, targets, rows)
         noisy = e + target_noise * torch.randn_like(e)
-        u, logdet = self.flow(noisy, mask)
+        u, terms = self.flow.by_place(noisy, mask)
         if self.two_paths:
             states = self.stream(_before_answer(layout), u).last_hidden_state
             read = self.run(layout, self.place(layout, self.answer_projection(noisy)))
@@ -158,9 +160,13 @@ class NFCoTModel(BackboneModel):
                 loss=squared + answer + stop, squared=squared, answer=answer, stop=stop
             )
         eps = (u - mu) * torch.exp(-log_sigma)
-        logp = (gaussian_logp(eps, log_sigma) * mask).sum() + logdet.sum()
-        nll = -logp / (mask.sum() * self.config.D)
-        return NFCoTOutput(loss=nll + answer + stop, nll=nll, answer=answer, stop=stop)
+        logp = gaussian_logp(eps, log_sigma) * mask
+        count = mask.sum() * self.config.D
+        loss = nll = -(logp.sum() + self.flow.logdet(terms.sum(-1)).sum()) / count
+        if nll_beta > 0:
+            weight = _spread(log_sigma, terms) ** (2 * nll_beta)
+            loss = -(weight * (logp + terms)).sum() / count
+        return NFCoTOutput(loss=loss + answer + stop, nll=nll, answer=answer, stop=stop)
 
     def _stop_loss(
         self, states: Tensor, thought_at: Tensor, mask: Tensor, rows: Tensor | None
@@ -177,6 +183,16 @@ class NFCoTModel(BackboneModel):
         slots = self.config.codec["slots"]
         ends = (torch.arange(mask.shape[1], device=mask.device) + 1) % slots == 0
         return mask & ends if self.config.variable_k else torch.zeros_like(mask)
+
+
+@torch.no_grad()
+def _spread(log_sigma: Tensor, terms: Tensor) -> Tensor:
+    """How wide is the density of each `e_k` [B, K], given prompt and thoughts before it?
+
+    The geometric mean of its standard deviations: sigma, carried from `u` to `e` by what the flow
+    adds at this place to the log-determinant. Of a causal flow it knows nothing of `e_k` itself.
+    """
+    return torch.exp(log_sigma.mean(-1) - terms / log_sigma.shape[-1])
 
 
 def _before_answer(layout: Layout) -> Layout:

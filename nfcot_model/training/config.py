@@ -171,6 +171,8 @@ class StageConfig(_Section):
 
     `batch` problems make one optimizer step, computed in `accumulate` micro-batches; world
     problems grow from `first_length` steps to the world's longest over `curriculum` steps.
+    `nll_beta`: from 0, where the likelihood's gradient weighs squared errors by 1/sigma², to 1,
+    where it weighs them alike (docs/training.md).
     """
 
     steps: int = Field(ge=0)
@@ -183,6 +185,7 @@ class StageConfig(_Section):
     curriculum: int = Field(default=0, ge=0)
     first_length: int = Field(default=3, ge=2)
     target_noise: float = Field(default=0.3, ge=0)
+    nll_beta: float = Field(default=0.0, ge=0, le=1)
     kl_weight: float = Field(default=1e-2, ge=0)
     validate_every: int = Field(default=250, ge=1)
 
@@ -218,6 +221,12 @@ class TrainConfig(_Section):
             raise ValueError(
                 f"gradient_checkpointing: {kind} trains through its key-value cache, which"
                 " checkpointing does not keep; set it to false"
+            )
+        weighted = any(stage.nll_beta > 0 for stage in (self.warmup, self.joint))
+        if weighted and kind in ("nfcot", "dual") and self.model.flow.order != "causal":
+            raise ValueError(
+                "nll_beta: weights the density of each thought given those before it, which a flow"
+                f" of order {self.model.flow.order} does not have; set it to 0, or order to causal"
             )
         if self.fsdp and kind in (*UNROLLED, "looped", "dual"):
             raise ValueError(f"fsdp: not for {kind}, whose layers run several times a step")

@@ -94,25 +94,25 @@ def _stream_objective(
     for part_of in frozen:
         part_of.requires_grad_(False)
 
-    def losses(module: nn.Module, problems: list[Problem], noise: float) -> Losses:
+    def losses(module: nn.Module, problems: list[Problem]) -> Losses:
         layout, e = joint_batch(reasoner, problems)
         if config.data.packing is not None:
             layout = packed(layout, config.data.packing)
         tensors = vars(layout.to(accelerator.device))
-        out = module(**tensors, e=e.to(accelerator.device), target_noise=noise)
+        out = module(
+            **tensors,
+            e=e.to(accelerator.device),
+            target_noise=stage.target_noise,
+            nll_beta=stage.nll_beta,
+        )
         return dict(out.items())
 
     def loss_of(module: nn.Module, step: int, part: int) -> Losses:
         problems = _share(config, stage, name, step, part, accelerator)
-        return losses(module, problems, stage.target_noise)
+        return losses(module, problems)
 
     def validate() -> dict[str, float]:
-        return _validated(
-            config,
-            accelerator,
-            reasoner,
-            lambda problems: losses(model, problems, stage.target_noise),
-        )
+        return _validated(config, accelerator, reasoner, lambda problems: losses(model, problems))
 
     return Objective(model, loss_of, validate)
 
