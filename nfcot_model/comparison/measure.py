@@ -139,6 +139,7 @@ def _sampled(
 def _costs(reasoner: Any, problems: Sequence[Problem]) -> tuple[float, float]:
     """Mean passes and operations of an answer, one problem at a time."""
     passes = flops = 0
+    reasoner.model.requires_grad_(False)  # torch's counter follows gradients, and there are none
     for problem in problems:
         with count_passes(reasoner.model) as count, count_flops() as counter:
             thoughts = reasoner.think([problem.prompt], tau=0.0, noise_seeds=[0])

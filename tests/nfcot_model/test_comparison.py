@@ -189,9 +189,12 @@ def test_speeds_are_compared_within_rounds() -> None:
     assert fast.per_second_batch == 64
 
 
-@pytest.mark.parametrize("kind", ["nfcot", "text", "looped", "direct"])
+@pytest.mark.parametrize("kind", ["nfcot", "dual", "text", "looped", "direct"])
 def test_any_kind_is_measured(kind: str) -> None:
-    reasoner = tiny_reasoner(max_answer_tokens=4) if kind == "nfcot" else tiny_baseline(kind)
+    if kind in ("nfcot", "dual"):
+        reasoner = tiny_reasoner(max_answer_tokens=4, reasoner=kind)
+    else:
+        reasoner = tiny_baseline(kind)
     problems = make_world("digits", "test", 0, 3, 2)
     with Sandbox() as sandbox:
         found = measure(reasoner, problems, sandbox, Sampling(2, 2, 1.0), steps="2")
