@@ -7,7 +7,7 @@ __all__ = ["SHIPPED", "SMALL", "demo_path"]
 _HERE = Path(__file__).parent
 
 # Kinds of which a small one ships, trained by `nfcot compare` (seed 0): for looking at, not strong.
-SMALL = ("regressed", "pause", "coconut", "codi", "looped")
+SMALL = ("regressed", "dual", "pause", "coconut", "codi", "looped")
 
 # By the names that commands accept in place of a folder: the demo model, its controls, small ones.
 SHIPPED = {
