@@ -25,10 +25,17 @@ PUBLISHED = {
     "offset in-manif.": {"score": 0.50, "max_step": 0.51, "drift": 0.50, "cov_dev": 0.50},
     "serial rho .3": {
         "score": 1.0, "lag1": 1.0, "psd_cv": 1.0, "nll": 0.49, "typ_energy": 0.53, "ad": 0.61,
-        "cov_dev": 0.89,
+        "cov_dev": 0.89, "drift": 0.93,
     },
     "energy-matched": {
         "score": 1.0, "nll": 0.50, "typ_energy": 0.50, "max_step": 0.50, "drift": 1.0,
+        "ad": 0.89, "psd_cv": 1.0, "lag1": 1.0,
+    },
+    "stuck x8": {
+        "score": 1.0, "typ_energy": 0.69, "ad": 0.79, "psd_cv": 0.99, "lag1": 1.0, "maha": 0.94,
+    },
+    "noise 1": {
+        "score": 1.0, "typ_energy": 1.0, "psd_cv": 0.26, "lag1": 0.66, "maha": 0.91,
     },
 }  # fmt: skip
 
