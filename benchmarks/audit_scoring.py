@@ -125,6 +125,7 @@ def main() -> None:
         "--folder", type=Path, default=Path(tempfile.gettempdir()) / "nfcot-scoring"
     )
     asked = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # where `tests` is, however this was started
     from tests.synthetic_run import synthetic_run
 
     made = {"D": D, "steps": (2, 8), "signal": False}

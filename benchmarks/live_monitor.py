@@ -6,10 +6,10 @@ The same problems with the same noise, in batches: bare (`think`, `answer`), wat
 every thought and a calibrated stop), read (decoded text of every thought while it thinks, too), and
 read at once (one thought at a time). They alternate, batch by batch. `ratio` is that of the sums of
 the batches' median wall times, watched to bare, and must not pass 1.1 (exit code 1); `text_ratio`
-and `text_at_once_ratio` are read to bare. Where torch computes on one thread, text is decoded on another, which gains from a second
-idle core; on several, in between, and other programs on the cores show in `text_ratio` most. The
-calibration stops nothing here, so that all do the same work. `cpu_ratio` and its like compare
-processor time, which other programs disturb less.
+and `text_at_once_ratio` are read to bare. Where torch computes on one thread, text is decoded on
+another, which gains from a second idle core; on several, in between, and other programs on the
+cores show in `text_ratio` most. The calibration stops nothing here, so that all do the same work.
+`cpu_ratio` and its like compare processor time, which other programs disturb less.
 """
 
 from __future__ import annotations
