@@ -75,7 +75,7 @@ class Stream:
             if self.thinking is not None:  # they stand there once more when the answer reads them
                 room = 2 * room + layout.mask.shape[1]
             past, size = static_cache(model.backbone, batch, self.filled + room, self)
-            self.step = step_of(stepping)
+            self.step = step_of(stepping, batch)
             self.attention = functional.pad(layout.attention_mask, (0, size - self.filled))
         run = model.answering if answering else model.stream
         self.opening = run(layout, u, hidden=hidden, cache=True, past=past)
@@ -124,8 +124,11 @@ class Stream:
             self.cache = out.past_key_values
         self.length = self.length + places[:, -1]
         self.filled += alive.shape[1]
-        last = (places == places[:, -1:]).int().argmax(-1)
-        fed = states[torch.arange(len(states), device=states.device), last]
+        if alive.shape[1] == 1:
+            fed = states[:, 0]
+        else:
+            last = (places == places[:, -1:]).int().argmax(-1)
+            fed = states[torch.arange(len(states), device=states.device), last]
         self.state = torch.where(alive.any(-1, keepdim=True), fed, self.state)
         return states
 
@@ -232,7 +235,10 @@ def think(
     drawn = _Drawn(noise, given, K)
     alive = torch.ones(len(noise), dtype=torch.bool, device=noise.device)
     stopped = ~alive if model.config.variable_k else alive.clone()
-    while True:
+    # Where nobody can stop early the end is known, and no thought waits for the GPU.
+    may_end = model.config.variable_k or on_thought is not None
+    most = max(0, budget - int(K.min()))
+    for nth in range(most + 1):
         if model.config.variable_k:
             another, end = model.stop_logp(stream.state).unbind(-1)
             decides = (K > 0) & (K % slots == 0)
@@ -240,7 +246,7 @@ def think(
             stopped = stopped | (alive & decides & (end - another > least))
             alive = alive & ~stopped
         alive = alive & (budget > K)
-        if not bool(alive.any()):
+        if nth == most or (may_end and not bool(alive.any())):
             break
         mu, log_sigma = model.nf_head(stream.state)
         eps = model.nf_head.eps(noise[rows, K.clamp(max=budget - 1)])
@@ -262,23 +268,28 @@ def think(
 
 
 class _Drawn:
-    """Thoughts being drawn, each at its place."""
+    """Thoughts being drawn, each kept with the rows that had it and its place in them."""
 
     def __init__(self, noise: Tensor, given: Tensor | None, K: Tensor) -> None:
-        self.parts = [torch.zeros_like(noise) for _ in range(4)]
-        if given is not None:
-            had = given[:, : noise.shape[1]]
-            mask = torch.arange(had.shape[1], device=K.device) < K[:, None]
-            self.parts[0][:, : had.shape[1]] = had * mask[..., None]
+        self.noise, self.given, self.had = noise, given, K
+        self.kept: list[tuple[Tensor, ...]] = []
 
-    def put(self, alive: Tensor, K: Tensor, *values: Tensor) -> None:
-        rows = alive.nonzero()[:, 0]
-        for part, value in zip(self.parts, values, strict=True):
-            part[rows, K[rows]] = value[rows]
+    def put(self, *kept: Tensor) -> None:
+        self.kept.append(kept)
 
     def collect(self, K: Tensor, stopped: Tensor) -> Thoughts:
         mask = torch.arange(max(1, int(K.max())), device=K.device) < K[:, None]
-        u, eps, mu, log_sigma = (part[:, : mask.shape[1]] for part in self.parts)
+        parts = [torch.zeros_like(self.noise) for _ in range(4)]
+        if self.given is not None:
+            had = self.given[:, : self.noise.shape[1]]
+            held = torch.arange(had.shape[1], device=K.device) < self.had[:, None]
+            parts[0][:, : had.shape[1]] = had * held[..., None]
+        if self.kept:
+            alive, at, *values = (torch.stack(kept) for kept in zip(*self.kept, strict=True))
+            nth, rows = alive.nonzero(as_tuple=True)
+            for part, value in zip(parts, values, strict=True):
+                part[rows, at[nth, rows]] = value[nth, rows]
+        u, eps, mu, log_sigma = (part[:, : mask.shape[1]] for part in parts)
         return Thoughts(u, eps, mu, log_sigma, mask, stopped)
 
 
@@ -301,17 +312,38 @@ def answer(
     alive = torch.ones(count, dtype=torch.bool, device=stream.state.device)
     written: list[list[int]] = [[] for _ in range(count)]
     draws = [np.random.Generator(np.random.Philox(s)) for s in seeds or ()]
+    ahead = stream.state.is_cuda  # a GPU begins the next step while the host looks at this token
     for _ in range(max_tokens or model.config.max_answer_tokens):
         logits = model.lm_logits(stream.state)
         token = logits.argmax(-1) if temperature == 0 else _draw(logits / temperature, draws)
         alive = alive & (token != model.ids.eos)
-        if not bool(alive.any()):
+        told = _Told(torch.where(alive, token, -1))
+        if not ahead and not told.goes_on(written):
             break
-        for row, (lives, said) in enumerate(zip(alive.tolist(), token.tolist(), strict=True)):
-            if lives:
-                written[row].append(said)
         stream.extend(model.get_input_embeddings()(token)[:, None], alive[:, None])
+        if ahead and not told.goes_on(written):
+            break
     return written
+
+
+class _Told:
+    """Tokens [B] on their way to the host, -1 where a row has ended."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        self.tokens = tokens.to("cpu", non_blocking=True)
+        self.here = torch.cuda.Event() if tokens.is_cuda else None
+        if self.here is not None:
+            self.here.record()
+
+    def goes_on(self, written: list[list[int]]) -> bool:
+        """Writes them down, and says whether any row had one."""
+        if self.here is not None:
+            self.here.synchronize()
+        said = self.tokens.tolist()
+        for row, token in zip(written, said, strict=True):
+            if token >= 0:
+                row.append(token)
+        return any(token >= 0 for token in said)
 
 
 def _draw(logits: Tensor, draws: list[np.random.Generator]) -> Tensor:

@@ -16,17 +16,22 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, StaticCache
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, StaticCache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from nfcot_model.errors import UserError
 
-__all__ = ["STEPPING", "Step", "Stepping", "static_cache", "step_of"]
+__all__ = ["STEPPING", "Step", "Stepping", "grouped_attention", "static_cache", "step_of"]
 
 Stepping = Literal["growing", "static", "compiled"]
 STEPPING: tuple[Stepping, ...] = ("growing", "static", "compiled")
 Step = Callable[[nn.Module, Tensor, Tensor, Tensor, Any], Tensor]
 ROOM, KEPT = 128, 4
-
+GROUPED = "grouped_sdpa"
+GRAPHS: dict[str, Any] = {"triton.cudagraphs": True}
+# A product of one row reaches the memory's speed only as a tuned kernel, which takes a minute.
+TUNED: dict[str, Any] = {**GRAPHS, "coordinate_descent_tuning": True, "triton.enable_pdl": True}
 
 _Kept = OrderedDict[tuple[Any, ...], tuple[StaticCache, "weakref.ref[object]"]]
 _kept: WeakKeyDictionary[PreTrainedModel, _Kept] = WeakKeyDictionary()
@@ -40,6 +45,8 @@ def static_cache(
     A recorded graph belongs to one cache's memory, so the last few caches are used again once what
     held them is gone; `holder` is what will hold this one.
     """
+    if backbone.config._attn_implementation == "sdpa":
+        backbone.set_attn_implementation(GROUPED)
     size = -(-positions // ROOM) * ROOM
     kept = _kept.setdefault(backbone, OrderedDict())
     key = (batch, size, backbone.dtype, backbone.device)
@@ -54,7 +61,40 @@ def static_cache(
     return cache, size
 
 
-def step_of(stepping: Stepping, backend: str = "inductor") -> Step:
+def grouped_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """The attention of single positions [B, heads, 1, d] on shared keys and values, without copies.
+
+    Query heads that share a key-value head stand as rows of one matrix, and a few rows are quicker
+    as plain products, where one kernel would go through the whole cache on few processors.
+    Everything else goes to transformers' own `sdpa`.
+    """
+    batch, heads, n, d = query.shape
+    shared = key.shape[1]
+    plain = options.get("position_bias") is None and options.get("softcap") is None
+    if n != 1 or attention_mask is None or attention_mask.dtype != torch.bool or not plain:
+        said: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[
+            0
+        ]
+        return said, None
+    rows = query.reshape(batch, shared, heads // shared, d) * (options.get("scaling") or d**-0.5)
+    scores = torch.matmul(rows, key.transpose(-1, -2)).float()
+    scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-1).to(value.dtype)
+    return torch.matmul(weights, value).reshape(batch, 1, heads, value.shape[-1]), None
+
+
+AttentionInterface.register(GROUPED, grouped_attention)
+AttentionMaskInterface.register(GROUPED, sdpa_mask)
+
+
+def step_of(stepping: Stepping, batch: int, backend: str = "inductor") -> Step:
     """The last states [B, n, d_model] of what is fed, in place on a cache of fixed size.
 
     "compiled" compiles at its first use, anew for another batch size or cache size. Raises
@@ -62,7 +102,7 @@ def step_of(stepping: Stepping, backend: str = "inductor") -> Step:
     """
     if stepping not in STEPPING:
         raise UserError(f"stepping '{stepping}': choose one of {', '.join(STEPPING)}")
-    return _compiled(backend) if stepping == "compiled" else _step
+    return _compiled(backend, batch == 1) if stepping == "compiled" else _step
 
 
 def _step(base: nn.Module, x: Tensor, attention: Tensor, places: Tensor, cache: Any) -> Tensor:
@@ -76,10 +116,10 @@ def _step(base: nn.Module, x: Tensor, attention: Tensor, places: Tensor, cache: 
     return states
 
 
-@lru_cache(maxsize=2)
-def _compiled(backend: str) -> Step:
-    mode = "reduce-overhead" if backend == "inductor" else None
-    compiled: Step = torch.compile(_step, backend=backend, dynamic=False, mode=mode)
+@lru_cache(maxsize=4)
+def _compiled(backend: str, one: bool) -> Step:
+    options = (TUNED if one else GRAPHS) if backend == "inductor" else None
+    compiled: Step = torch.compile(_step, backend=backend, dynamic=False, options=options)
 
     def step(base: nn.Module, x: Tensor, attention: Tensor, places: Tensor, cache: Any) -> Tensor:
         if x.is_cuda:

@@ -44,7 +44,9 @@ def test_a_compiled_step_is_traced_once_for_thoughts_and_answers(monkeypatch) ->
     answers = reasoner.answer(PROMPTS, grown)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    monkeypatch.setattr(sampling, "step_of", lambda stepping: step_of(stepping, "eager"))
+    monkeypatch.setattr(
+        sampling, "step_of", lambda stepping, batch: step_of(stepping, batch, "eager")
+    )
     reasoner.stepping = "compiled"
     for _ in range(2):
         fixed = reasoner.think(PROMPTS, tau=0.7, noise_seeds=SEEDS)
@@ -97,7 +99,9 @@ def test_an_unknown_way_of_stepping_is_refused() -> None:
 def test_the_performance_benchmark_runs_in_the_small(monkeypatch, capsys) -> None:
     script = Path(__file__).parents[2] / "benchmarks" / "performance.py"
     monkeypatch.setattr(sys, "argv", [str(script), "--smoke", "--device", "cpu", "--repeats", "1"])
-    runpy.run_path(str(script), run_name="__main__")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 0
     machine, *rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert machine["smoke"]
     assert machine["copy_gb_per_second"] > 0
@@ -107,6 +111,9 @@ def test_the_performance_benchmark_runs_in_the_small(monkeypatch, capsys) -> Non
         assert row["thought_share_of_bandwidth"] == pytest.approx(
             row["thought_limit_ms"] / row["thought_ms"]
         )
-        assert row["times_faster"] == pytest.approx(
-            row["write_and_answer_s"] / row["think_and_answer_s"]
-        )
+        assert [answer["answer"] for answer in row["answers"]] == [4, 6]
+        for said in row["answers"]:
+            assert said["times_faster"] == pytest.approx(
+                said["write_and_answer_s"] / said["think_and_answer_s"]
+            )
+            assert said["times_fewer_steps"] == (12 + said["answer"]) / (4 + said["answer"])
