@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from nfcot_model import sampling
 from nfcot_model.errors import UserError
-from nfcot_model.stepping import ROOM, static_cache, step_of
+from nfcot_model.stepping import ROOM, grouped_attention, static_cache, step_of
 from tests.tiny import BACKBONES, digits, tiny_reasoner
 
 PROMPTS = [p.prompt for p in digits(5)]
@@ -70,6 +71,25 @@ def test_states_are_heard_on_a_fixed_cache_too() -> None:
     assert len(heard[0]) == len(heard[1]) > 0
     for one, other in zip(*heard, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [1, 2, 4])
+@pytest.mark.parametrize("n", [1, 3])
+def test_shared_keys_are_read_as_by_sdpa(shared: int, n: int) -> None:
+    torch.manual_seed(shared)
+    module = torch.nn.Module()
+    module.num_key_value_groups = 4 // shared
+    query = torch.randn(2, 4, n, 8)
+    key, value = torch.randn(2, 2, shared, 10, 8).unbind()
+    mask = torch.rand(2, 1, n, 10) > 0.4
+    mask[1, 0, 0] = False
+    mask[1, 0, 0, 3] = True
+    read, _ = grouped_attention(module, query, key, value, mask, scaling=0.3)
+    expected, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=0.3)
+    torch.testing.assert_close(read, expected)
+    if n == 1:
+        alone = value[1].repeat_interleave(4 // shared, 0)[:, 3]
+        torch.testing.assert_close(read[1, 0], alone)
 
 
 def test_a_cache_is_used_again_only_when_its_holder_is_gone() -> None:
