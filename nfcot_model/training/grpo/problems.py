@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from nfcot_model.errors import UserError
+from nfcot_model.files import content_hash
 from nfcot_model.training.config import DataConfig, StageConfig
 from nfcot_model.training.data import training_batch, validation_groups
 from nfcot_model.training.grpo.settings import GRPOConfig
@@ -79,9 +80,10 @@ def check_problems(config: GRPOConfig) -> list[Problem]:
 
 
 def file_hash(config: GRPOConfig) -> str | None:
-    """Which problems are in the files that are trained on? None for worlds."""
-    problems = check_problems(config)
-    return problem_set_hash(problems) if problems else None
+    """Which problems are in which of the files that are trained on? None for worlds."""
+    check_problems(config)
+    paths = [path for path in (config.data.problems, config.anchor_problems) if path is not None]
+    return content_hash([problem_set_hash(_read(path)) for path in paths]) if paths else None
 
 
 @lru_cache(maxsize=2)

@@ -22,7 +22,7 @@ from nfcot_model.training.grpo.advantage import advantages, informative, surroga
 from nfcot_model.training.grpo.densities import Categorical, Gaussian, entropy, kl, log_ratio
 from nfcot_model.training.grpo.objective import pass_rates
 from nfcot_model.training.grpo.policies import NFCoTPolicy, Policy, Temperatures, Trajectories
-from nfcot_model.training.grpo.problems import anchor_problems
+from nfcot_model.training.grpo.problems import _read, anchor_problems, file_hash
 from nfcot_model.training.grpo.settings import GRPOConfig, load_grpo_config
 from nfcot_model.training.grpo.text_policy import TextPolicy
 from nfcot_model.training.grpo.train import train_grpo
@@ -483,6 +483,21 @@ def test_problems_of_a_file_need_no_reasoning_without_an_anchor_or_with_one_of_a
     rows = (tmp_path / "out" / "grpo" / "metrics.jsonl").read_text().splitlines()
     assert ("anchor" in json.loads(rows[0])) == anchored
     assert 0 < figures["pass_at_1_digits"] < 1
+
+
+def test_a_problem_that_goes_over_to_the_other_file_is_another_training(tmp_path: Path) -> None:
+    problems = make_world("digits", "train", 0, 8, steps=(2, 3))
+    rewarded, told = tmp_path / "p.jsonl", tmp_path / "few.jsonl"
+    config = GRPOConfig(
+        start="demo", data={"problems": str(rewarded)}, anchor_problems=str(told), steps=2
+    )
+    hashes = []
+    for border in (4, 5, 4):
+        _read.cache_clear()
+        write_problems(rewarded, problems[:border])
+        write_problems(told, problems[border:])
+        hashes.append(file_hash(config))
+    assert hashes[0] == hashes[2] != hashes[1]
 
 
 def test_text_starts_from_the_shipped_text_model() -> None:
