@@ -46,11 +46,11 @@ class FlowBlock(nn.Module):
         return shift, self.bound * torch.tanh(raw / self.bound)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """`y` [B, K, D], and what each place adds to the log-determinant [B, K]."""
+        """`y`, and what each of its numbers adds to the log-determinant, both [B, K, D]."""
         shift, log_scale = self.parameters_of(x)
         keep = mask[..., None].to(x.dtype)
         y = self.y((x - shift) * torch.exp(-log_scale) * keep)
-        return y, -(log_scale * keep).sum(-1)
+        return y, -log_scale * keep
 
     def inverse(self, y: Tensor, mask: Tensor) -> Tensor:
         """Undo `forward`, place by place: `x_k = y_k * exp(a(x_<k)) + m(x_<k)`."""
@@ -90,13 +90,22 @@ class ShallowFlow(nn.Module):
         With `order="causal"` the term of place k is `log|det ∂u_k/∂e_k|` given the places before,
         so that likelihoods of `e` have a chain rule; otherwise it is an attribution.
         """
+        u, terms = self.by_number(e, mask)
+        return u, terms.sum(-1)
+
+    def by_number(self, e: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """`u = F(e)` and what each number of it adds to the log-determinant, [B, K, D].
+
+        With `order="causal"` each number of `u_k` is affine in the same number of `e_k` given the
+        places before, and its term is `log|∂u_kd/∂e_kd|`; otherwise it is an attribution.
+        """
         with torch.autocast(e.device.type, enabled=False):
-            terms = e.new_zeros(e.shape[:2])
+            terms = torch.zeros_like(e)
             x = e * mask[..., None].to(e.dtype)
             for index, block in enumerate(self.blocks):
                 y, term = block(self.ordered(x, mask, index), mask)
                 x = self.ordered(y, mask, index)
-                terms = terms + self.ordered(term[..., None], mask, index)[..., 0]
+                terms = terms + self.ordered(term, mask, index)
         return x, terms
 
     def inverse(self, u: Tensor, mask: Tensor) -> Tensor:

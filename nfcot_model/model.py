@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal
 from torch.nn import functional
 from transformers import (
     AutoConfig,
@@ -139,12 +140,13 @@ class NFCoTModel(BackboneModel):
         "regressed", whose flow stays the identity, the squared error of the mean stands in the
         place of the likelihood. "dual" makes two passes: the answer's loss reaches neither flow,
         projection nor head, the likelihood's not what the answer reads `e` by. `rows`: see
-        `Layout`. `nll_beta` weights what thoughts add to `nll` in `loss` by their `_spread` to the
-        power of `2 · nll_beta`, a constant to the gradient; `nll` itself stays the likelihood.
+        `Layout`. `nll_beta` weights what each number of a thought adds to `nll` in `loss` by its
+        `_spread` to the power of `2 · nll_beta`, a constant to the gradient; `nll` itself stays the
+        likelihood.
         """
         layout = Layout(input_ids, attention_mask, position_ids, thought_at, mask, targets, rows)
         noisy = e + target_noise * torch.randn_like(e)
-        u, terms = self.flow.by_place(noisy, mask)
+        u, terms = self.flow.by_number(noisy, mask)
         if self.two_paths:
             states = self.stream(_before_answer(layout), u).last_hidden_state
             read = self.run(layout, self.place(layout, self.answer_projection(noisy)))
@@ -162,10 +164,11 @@ class NFCoTModel(BackboneModel):
         eps = (u - mu) * torch.exp(-log_sigma)
         logp = gaussian_logp(eps, log_sigma) * mask
         count = mask.sum() * self.config.D
-        loss = nll = -(logp.sum() + self.flow.logdet(terms.sum(-1)).sum()) / count
+        loss = nll = -(logp.sum() + self.flow.logdet(terms.sum((-2, -1))).sum()) / count
         if nll_beta > 0:
+            each = Normal(0.0, 1.0, validate_args=False).log_prob(eps) - log_sigma + terms
             weight = _spread(log_sigma, terms) ** (2 * nll_beta)
-            loss = -(weight * (logp + terms)).sum() / count
+            loss = -(weight * each * mask[..., None]).sum() / count
         return NFCoTOutput(loss=loss + answer + stop, nll=nll, answer=answer, stop=stop)
 
     def _stop_loss(
@@ -187,12 +190,12 @@ class NFCoTModel(BackboneModel):
 
 @torch.no_grad()
 def _spread(log_sigma: Tensor, terms: Tensor) -> Tensor:
-    """How wide is the density of each `e_k` [B, K], given prompt and thoughts before it?
+    """The standard deviation of each number of `e_k` [B, K, D], given prompt and thoughts before.
 
-    The geometric mean of its standard deviations: sigma, carried from `u` to `e` by what the flow
-    adds at this place to the log-determinant. Of a causal flow it knows nothing of `e_k` itself.
+    It is sigma, carried from `u` to `e` by what the flow adds for this number to the
+    log-determinant. Of a causal flow it knows nothing of `e_k` itself.
     """
-    return torch.exp(log_sigma.mean(-1) - terms / log_sigma.shape[-1])
+    return torch.exp(log_sigma - terms)
 
 
 def _before_answer(layout: Layout) -> Layout:

@@ -171,8 +171,8 @@ class StageConfig(_Section):
 
     `batch` problems make one optimizer step, computed in `accumulate` micro-batches; world
     problems grow from `first_length` steps to the world's longest over `curriculum` steps.
-    `nll_beta`: from 0, where the likelihood's gradient weighs squared errors by 1/sigma², to 1,
-    where it weighs them alike (docs/training.md).
+    `nll_beta`: from 0, where the likelihood's gradient weighs the squared error of each number by
+    1/sigma², to 1, where it weighs them alike (docs/training.md).
     """
 
     steps: int = Field(ge=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
@@ -38,15 +37,15 @@ def gradients(model: NFCoTModel, loss: Tensor) -> dict[str, Tensor]:
 
 
 def logp_of_e(reasoner: NFCoTReasoner) -> tuple[Tensor, Tensor, Tensor]:
-    """`log p(e_k | q, e_<k)` and spread of each reference thought, by the code that scores."""
+    """`log p(e_kd | q, e_<k)` and spread of each number of the reference thoughts [B, K, D]."""
     layout, e = joint_batch(reasoner, PROBLEMS)
     model = reasoner.model
-    u, terms = model.flow.by_place(e, layout.mask)
+    u, terms = model.flow.by_number(e, layout.mask)
     states = model.stream(layout, u).last_hidden_state
     rows = torch.arange(len(u))[:, None]
     mu, log_sigma = model.nf_head(states[rows, layout.thought_at - 1])
-    normal = torch.distributions.Normal(mu, log_sigma.exp()).log_prob(u).sum(-1)
-    return normal * layout.mask + terms, _spread(log_sigma, terms), layout.mask
+    normal = torch.distributions.Normal(mu, log_sigma.exp()).log_prob(u)
+    return (normal + terms) * layout.mask[..., None], _spread(log_sigma, terms), layout.mask
 
 
 @pytest.mark.parametrize("reasoner", ["nfcot", "dual"])
@@ -61,7 +60,7 @@ def test_the_likelihood_is_the_same_and_without_beta_the_loss_too(reasoner: str)
 
 @settings(deadline=None, max_examples=5)
 @given(seed=st.integers(0, 1000), beta=st.floats(0.05, 1.0))
-def test_each_thought_s_own_gradient_is_multiplied_by_its_spread(seed: int, beta: float) -> None:
+def test_each_number_s_own_gradient_is_multiplied_by_its_spread(seed: int, beta: float) -> None:
     tiny = tiny_reasoner(seed=seed)
     out = losses(tiny, beta)
     model = tiny.model
@@ -76,14 +75,14 @@ def test_each_thought_s_own_gradient_is_multiplied_by_its_spread(seed: int, beta
 
 
 def test_beta_one_weighs_squared_errors_alike() -> None:
-    """One sigma for all dimensions: the gradient of mu is the squared error's, whatever sigma."""
+    """Whatever the sigma of a number is, the gradient of its mu is the squared error's."""
     tiny = tiny_reasoner(spread=0.0)
     out = tiny.model.nf_head.out
     found = []
-    for log_sigma in (-1.5, 0.0):
+    for log_sigma in (torch.zeros(tiny.D), torch.linspace(-1.5, 1.0, tiny.D)):
         with torch.no_grad():
             out.bias.zero_()
-            out.bias[tiny.D :] = 4 * math.atanh(log_sigma / 4)
+            out.bias[tiny.D :] = 4 * torch.atanh(log_sigma / 4)
             for block in tiny.model.flow.blocks:
                 block.out.bias.zero_()
         found.append(gradients(tiny.model, losses(tiny, 1.0)["loss"])["nf_head.out.bias"])
@@ -98,15 +97,32 @@ def test_the_spread_is_that_of_e_however_flow_and_head_share_it() -> None:
     assert isinstance(block, FlowBlock)
     log_sigma = torch.randn(*mask.shape, tiny.D)
     with torch.no_grad():
-        terms = tiny.model.flow.by_place(e, mask)[1]
-        block.out.bias[tiny.D :] += 0.7
-        moved = tiny.model.flow.by_place(e, mask)[1]
+        terms = tiny.model.flow.by_number(e, mask)[1]
+        block.out.bias[tiny.D :] += torch.linspace(0.2, 0.7, tiny.D)
+        moved = tiny.model.flow.by_number(e, mask)[1]
     # What the flow stretches less, the head's sigma is smaller by.
-    less = (terms - moved)[..., None] / tiny.D
+    less = terms - moved
     assert (less[mask] > 0).all()
     torch.testing.assert_close(
         _spread(log_sigma - less, moved)[mask], _spread(log_sigma, terms)[mask]
     )
+
+
+def test_the_spread_is_how_far_a_number_of_e_moves_with_its_noise() -> None:
+    tiny = tiny_reasoner()
+    layout, e = joint_batch(tiny, PROBLEMS[-1:])
+    model, K = tiny.model, int(layout.mask.sum())
+    with torch.no_grad():
+        u, terms = model.flow.by_number(e, layout.mask)
+        log_sigma = torch.linspace(-1, 0.5, K * tiny.D).view(1, K, tiny.D)
+        spread = _spread(log_sigma, terms[:, :K])[0, -1]
+        for d in range(tiny.D):
+            moved = u.clone()
+            moved[0, K - 1, d] += 0.1 * log_sigma[0, -1, d].exp()
+            less = model.flow.inverse(moved, layout.mask) - model.flow.inverse(u, layout.mask)
+            expected = torch.zeros_like(e)
+            expected[0, K - 1, d] = 0.1 * spread[d]
+            torch.testing.assert_close(less, expected, atol=1e-5, rtol=1e-3)
 
 
 def test_the_weight_of_a_thought_knows_nothing_of_the_thought() -> None:
@@ -116,7 +132,7 @@ def test_the_weight_of_a_thought_knows_nothing_of_the_thought() -> None:
     model, K = tiny.model, int(layout.mask.sum())
 
     def spread(e: Tensor) -> Tensor:
-        u, terms = model.flow.by_place(e, layout.mask)
+        u, terms = model.flow.by_number(e, layout.mask)
         states = model.stream(layout, u).last_hidden_state
         return _spread(model.nf_head(states[0, layout.thought_at - 1])[1], terms)[0]
 
@@ -124,7 +140,7 @@ def test_the_weight_of_a_thought_knows_nothing_of_the_thought() -> None:
     for k in range(K):
         other = e.clone()
         other[0, k] += 1.0
-        same = torch.isclose(spread(other), before, rtol=1e-5)
+        same = torch.isclose(spread(other), before, rtol=1e-5).all(-1)
         assert same[: k + 1].all(), k
         assert not same[k + 1 : K].any(), k
 
@@ -135,7 +151,7 @@ def test_weighted_training_ends_at_the_true_density(beta: float) -> None:
     tiny = tiny_reasoner(D=2, spread=0.0)
     model = tiny.model
     mask = torch.ones(256, 2, dtype=torch.bool)
-    true = torch.tensor([[-1.0, -1.0], [0.5, 0.5]])
+    true = torch.tensor([[-1.0, -0.5], [0.5, 0.0]])
     generator = torch.Generator().manual_seed(0)
     mu, log_sigma = torch.zeros(2, 2, requires_grad=True), torch.zeros(2, 2, requires_grad=True)
     with torch.no_grad():
@@ -144,9 +160,9 @@ def test_weighted_training_ends_at_the_true_density(beta: float) -> None:
     optimizer = torch.optim.Adam([mu, log_sigma], lr=0.05)
     for _ in range(300):
         e = 1.5 + true.exp() * torch.randn(256, 2, 2, generator=generator)
-        u, terms = model.flow.by_place(e, mask)
+        u, terms = model.flow.by_number(e, mask)
         weight = _spread(log_sigma.expand_as(u), terms) ** (2 * beta)
-        logp = torch.distributions.Normal(mu, log_sigma.exp()).log_prob(u).sum(-1) + terms
+        logp = torch.distributions.Normal(mu, log_sigma.exp()).log_prob(u) + terms
         optimizer.zero_grad()
         (-(weight * logp).mean()).backward()
         optimizer.step()
