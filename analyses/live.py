@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -51,9 +53,8 @@ class LiveMonitor:
 
     Scores and stops are decided at once. Text and `listen` follow in order, on a thread of their
     own, so that thinking does not wait for them; `close` (or leaving the `with`) does. (Where torch
-    computes on several cores already, text is read in between: two would only be in each other's
-    way.) Texts are
-    read `read_every` thoughts at a time, which costs less than one by one: told at the latest
+    computes on every core, text is read in between: both would only be in each other's way.) Texts
+    are read `read_every` thoughts at a time, which costs less than one by one: told at the latest
     `read_every - 1` thoughts later, at once where a thought is beyond the threshold, and after the
     last thought with `flush`. Raises UserError for a calibration of another model or temperature, a
     reasoner without likelihood, and a `read_every` below 1.
@@ -85,7 +86,8 @@ class LiveMonitor:
         self._untold: list[int] = []
         self._unread: list[tuple[Tensor, Tensor]] = []  # u and alive, from a step's start on
         self._reading = reasoner.model.flow.reading() if self.reads else None
-        busy = reasoner.model.device.type == "cpu" and torch.get_num_threads() > 1
+        threads = torch.get_num_threads()
+        busy = reasoner.model.device.type == "cpu" and threads > 1 and threads >= _cores()
         self._between = self.reads and busy
         aside = listen is not None or (self.reads and not busy)
         self._thread = ThreadPoolExecutor(1, "nfcot-live") if aside else None
@@ -222,3 +224,8 @@ class LiveMonitor:
         texts = [self._texts.get(at) for at in zip(row.tolist(), k.tolist(), strict=True)]
         columns["text"] = np.array(texts, dtype=object)
         return pd.DataFrame(columns)
+
+
+def _cores() -> int:
+    """How many cores may this process use?"""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from threading import current_thread
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from analyses import live as live_monitor
 from analyses.live import LiveMonitor, LiveThought
 from analyses.live_calibration import calibrate_live, stabilised
 from analyses.live_run import Watched, watch_problems
@@ -80,6 +82,25 @@ def test_texts_are_the_same_however_many_are_read_together(slots: int) -> None:
         watch(reasoner, prompts(), tau=0.8, noise_seeds=range(6), read_every=every, listen=listen)
     assert told[1] == told[3] == told[99]
     assert any(thought.text for thought in told[1])
+
+
+@pytest.mark.parametrize(
+    ("threads", "cores", "between"), [(1, 1, False), (2, 2, True), (2, 3, False)]
+)
+def test_texts_are_read_on_a_core_of_their_own_where_one_is_left(
+    threads: int, cores: int, between: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reasoner = brief_reasoner(max_thoughts=6)
+    asked = {"tau": 0.8, "noise_seeds": range(6)}
+    expected = [t for row in reasoner.decode(reasoner.think(prompts(), **asked)).texts for t in row]
+    monkeypatch.setattr(live_monitor, "_cores", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    on = set()
+    read = reasoner.read
+    monkeypatch.setattr(reasoner, "read", lambda *a: (on.add(current_thread()), read(*a))[1])
+    found = watch(reasoner, prompts(), **asked)
+    assert found.rows["text"].tolist() == expected
+    assert (on == {current_thread()}) == between
 
 
 def test_texts_come_while_it_thinks_and_at_once_where_a_thought_is_beyond(tmp_path: Path) -> None:
