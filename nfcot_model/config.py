@@ -41,10 +41,12 @@ class FlowConfig:
     """The shallow flow `u = F(e)`: blocks of causal affine transformers.
 
     `order="alternating"`: identity / flip, the paper's; `order="causal"`: left to right only, so
-    that a thought can be decoded the moment it is sampled.
+    that a thought can be decoded the moment it is sampled. Not `learned`, it stays the identity it
+    starts as, so that `u = e`: an ablation.
     """
 
     order: Literal["alternating", "causal"] = "causal"
+    learned: bool = True
     blocks: int = 2
     layers: int = 1
     d_model: int = 64

@@ -89,7 +89,7 @@ def _stream_objective(
     frozen = [model.codec]
     if name == "warmup":
         frozen.append(model.backbone)
-    if config.reasoner == "regressed":
+    if config.reasoner == "regressed" or not model.config.flow_config.learned:
         frozen.append(model.flow)
     for part_of in frozen:
         part_of.requires_grad_(False)

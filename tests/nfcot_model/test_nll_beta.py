@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor
 from nfcot_model.errors import UserError
 from nfcot_model.flow import FlowBlock
 from nfcot_model.model import NFCoTModel, _spread
-from nfcot_model.reasoners import NFCoTReasoner
+from nfcot_model.reasoners import NFCoTReasoner, load_reasoner
 from nfcot_model.training.collate import joint_batch
 from nfcot_model.training.config import PRESETS, load_config
 from nfcot_model.training.stages import train
@@ -179,6 +180,23 @@ def test_a_training_with_beta_runs_and_reports_the_likelihood(tmp_path) -> None:
     joint = figures["joint"]
     assert joint["loss"] != pytest.approx(joint["nll"] + joint["answer"] + joint["stop"])
     assert joint["nll"] > 0.5
+
+
+def test_a_flow_that_is_not_learned_stays_the_identity(tmp_path) -> None:
+    config = load_config("tiny", None)
+    steps = {"codec": 4, "warmup": 2, "joint": 3}
+    sections = {n: getattr(config, n).model_copy(update={"steps": s}) for n, s in steps.items()}
+    for learned in (True, False):
+        out = tmp_path / str(learned)
+        flow = replace(config.model.flow, learned=learned)
+        model = config.model.model_copy(update={"flow": flow})
+        train(config.model_copy(update={**sections, "model": model}), list(steps), out)
+        reasoner = load_reasoner(out / "joint" / "model")
+        assert isinstance(reasoner, NFCoTReasoner)
+        e, mask = reasoner.latents([p.steps for p in PROBLEMS[:3]])
+        u = reasoner.from_latents(e, mask).u
+        assert torch.equal(u[mask], e[mask]) != learned
+        assert reasoner.model.nf_head.out.weight.abs().max() > 0
 
 
 def test_no_preset_weighs() -> None:
