@@ -53,11 +53,11 @@ class LiveMonitor:
 
     Scores and stops are decided at once. Text and `listen` follow in order, on a thread of their
     own, so that thinking does not wait for them; `close` (or leaving the `with`) does. (Where torch
-    computes on every core, text is read in between: both would only be in each other's way.) Texts
-    are read `read_every` thoughts at a time, which costs less than one by one: told at the latest
-    `read_every - 1` thoughts later, at once where a thought is beyond the threshold, and after the
-    last thought with `flush`. Raises UserError for a calibration of another model or temperature, a
-    reasoner without likelihood, and a `read_every` below 1.
+    computes on more than half of the cores, text is read in between: both would only be in each
+    other's way.) Texts are read `read_every` thoughts at a time, which costs less than one by one:
+    told at the latest `read_every - 1` thoughts later, at once where one is beyond the threshold,
+    and after the last thought with `flush`. Raises UserError for a calibration of another model or
+    temperature, a reasoner without likelihood, and a `read_every` below 1.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class LiveMonitor:
         self._unread: list[tuple[Tensor, Tensor]] = []  # u and alive, from a step's start on
         self._reading = reasoner.model.flow.reading() if self.reads else None
         threads = torch.get_num_threads()
-        busy = reasoner.model.device.type == "cpu" and threads > 1 and threads >= _cores()
+        busy = reasoner.model.device.type == "cpu" and threads > 1 and 2 * threads > _cores()
         self._between = self.reads and busy
         aside = listen is not None or (self.reads and not busy)
         self._thread = ThreadPoolExecutor(1, "nfcot-live") if aside else None

@@ -35,7 +35,7 @@ from nfcot_model import sampling
 from nfcot_model.config import NFCoTConfig
 from nfcot_model.layout import lay_out
 from nfcot_model.model import NFCoTModel
-from nfcot_model.stepping import STEPPING, static_cache
+from nfcot_model.stepping import ROOM, STEPPING
 
 QWEN3_8B = {
     "model_type": "qwen3", "hidden_size": 4096, "intermediate_size": 12288,
@@ -203,7 +203,7 @@ def measure(model: NFCoTModel, sizes: Sizes, batch: int, asked: Any, copied: flo
     token = timed(lambda stream: run.write(stream, sizes.explicit)) / sizes.explicit
     positions = run.layout.input_ids.shape[1] + run.room
     if asked.stepping != "growing":
-        _, positions = static_cache(model.backbone, batch, positions, run)
+        positions = -(-positions // ROOM) * ROOM
     limits = [moved(model, positions, batch, kind) / copied for kind in (True, False)]
     answers = [beside(answer) for answer in sizes.answers]
     peak = (

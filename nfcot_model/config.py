@@ -104,6 +104,8 @@ class NFCoTConfig(PretrainedConfig):
         self.D = D
         self.codec = {**asdict(CodecConfig()), **(codec or {})}
         self.flow = {**asdict(FlowConfig()), **(flow or {})}
+        if self.flow["learned"]:  # older models and runs do not say so, and are the same
+            del self.flow["learned"]
         self.max_thoughts = max_thoughts
         self.max_answer_tokens = max_answer_tokens
         self.log_sigma_bound = log_sigma_bound

@@ -251,7 +251,8 @@ def think(
         mu, log_sigma = model.nf_head(stream.state)
         eps = model.nf_head.eps(noise[rows, K.clamp(max=budget - 1)])
         u = mu + torch.exp(log_sigma) * eps
-        drawn.put(alive, K, u, eps, mu, log_sigma)
+        kept = (alive, K, u, eps, mu, log_sigma)
+        drawn.put(*kept if on_thought is None else map(torch.clone, kept))
         stream.feed(u[:, None], alive[:, None], hidden)
         if on_thought is None:
             K = K + alive.to(K)
@@ -330,10 +331,10 @@ class _Told:
     """Tokens [B] on their way to the host, -1 where a row has ended."""
 
     def __init__(self, tokens: Tensor) -> None:
-        self.tokens = tokens.to("cpu", non_blocking=True)
+        self.tokens = tokens.to("cpu", non_blocking=tokens.is_cuda)
         self.here = torch.cuda.Event() if tokens.is_cuda else None
         if self.here is not None:
-            self.here.record()
+            self.here.record(torch.cuda.current_stream(tokens.device))
 
     def goes_on(self, written: list[list[int]]) -> bool:
         """Writes them down, and says whether any row had one."""

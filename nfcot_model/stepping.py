@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -29,6 +30,7 @@ STEPPING: tuple[Stepping, ...] = ("growing", "static", "compiled")
 Step = Callable[[nn.Module, Tensor, Tensor, Tensor, Any], Tensor]
 ROOM, KEPT = 128, 4
 GROUPED = "grouped_sdpa"
+GROUPING = ("gemma", "llama", "qwen3")  # whose attention is all in `sdpa`, and which tests compare
 GRAPHS: dict[str, Any] = {"triton.cudagraphs": True}
 # A product of one row reaches the memory's speed only as a tuned kernel, which takes a minute.
 TUNED: dict[str, Any] = {**GRAPHS, "coordinate_descent_tuning": True, "triton.enable_pdl": True}
@@ -45,8 +47,6 @@ def static_cache(
     A recorded graph belongs to one cache's memory, so the last few caches are used again once what
     held them is gone; `holder` is what will hold this one.
     """
-    if backbone.config._attn_implementation == "sdpa":
-        backbone.set_attn_implementation(GROUPED)
     size = -(-positions // ROOM) * ROOM
     kept = _kept.setdefault(backbone, OrderedDict())
     key = (batch, size, backbone.dtype, backbone.device)
@@ -73,7 +73,8 @@ def grouped_attention(
 
     Query heads that share a key-value head stand as rows of one matrix, and a few rows are quicker
     as plain products, where one kernel would go through the whole cache on few processors.
-    Everything else goes to transformers' own `sdpa`.
+    Everything else goes to transformers' own `sdpa`. In half precision the scores are rounded
+    before the softmax, as transformers' "eager" does and its "sdpa" does not.
     """
     batch, heads, n, d = query.shape
     shared = key.shape[1]
@@ -83,8 +84,9 @@ def grouped_attention(
             0
         ]
         return said, None
-    rows = query.reshape(batch, shared, heads // shared, d) * (options.get("scaling") or d**-0.5)
+    rows = query.reshape(batch, shared, heads // shared, d)
     scores = torch.matmul(rows, key.transpose(-1, -2)).float()
+    scores = scores * (options.get("scaling") or d**-0.5)
     scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     weights = scores.softmax(-1).to(value.dtype)
     return torch.matmul(weights, value).reshape(batch, 1, heads, value.shape[-1]), None
@@ -102,7 +104,25 @@ def step_of(stepping: Stepping, batch: int, backend: str = "inductor") -> Step:
     """
     if stepping not in STEPPING:
         raise UserError(f"stepping '{stepping}': choose one of {', '.join(STEPPING)}")
-    return _compiled(backend, batch == 1) if stepping == "compiled" else _step
+    step = _compiled(backend, batch == 1) if stepping == "compiled" else _step
+
+    def grouped(base: nn.Module, x: Tensor, *rest: Any) -> Tensor:
+        with _grouped(base):
+            return step(base, x, *rest)
+
+    return grouped
+
+
+@contextmanager
+def _grouped(base: Any) -> Iterator[None]:
+    """Within, single positions attend by `grouped_attention`, where it is known to do the same."""
+    config, own = base.config, base.config._attn_implementation
+    if own == "sdpa" and config.model_type in GROUPING:
+        config._attn_implementation = GROUPED
+    try:
+        yield
+    finally:
+        config._attn_implementation = own
 
 
 def _step(base: nn.Module, x: Tensor, attention: Tensor, places: Tensor, cache: Any) -> Tensor:

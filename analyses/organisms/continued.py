@@ -81,7 +81,7 @@ def continued(
     """
     model = copy.deepcopy(reasoner.model)
     model.codec.requires_grad_(False)
-    model.flow.requires_grad_(not freeze_flow)
+    model.flow.requires_grad_(model.config.flow_config.learned and not freeze_flow)
     trained = NFCoTReasoner(model, reasoner.tokenizer, f"{reasoner.checkpoint_hash}+{stage.steps}")
     if stage.steps == 0:
         return trained

@@ -85,7 +85,7 @@ def test_texts_are_the_same_however_many_are_read_together(slots: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("threads", "cores", "between"), [(1, 1, False), (2, 2, True), (2, 3, False)]
+    ("threads", "cores", "between"), [(1, 1, False), (2, 2, True), (2, 3, True), (2, 4, False)]
 )
 def test_texts_are_read_on_a_core_of_their_own_where_one_is_left(
     threads: int, cores: int, between: bool, monkeypatch: pytest.MonkeyPatch

@@ -197,6 +197,8 @@ def test_a_flow_that_is_not_learned_stays_the_identity(tmp_path) -> None:
         u = reasoner.from_latents(e, mask).u
         assert torch.equal(u[mask], e[mask]) != learned
         assert reasoner.model.nf_head.out.weight.abs().max() > 0
+        said = {} if learned else {"learned": False}  # older models do not say so
+        assert {k: v for k, v in reasoner.config["flow"].items() if k == "learned"} == said
 
 
 def test_no_preset_weighs() -> None:

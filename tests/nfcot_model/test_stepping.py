@@ -13,7 +13,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from nfcot_model import sampling
 from nfcot_model.errors import UserError
-from nfcot_model.stepping import ROOM, grouped_attention, static_cache, step_of
+from nfcot_model.stepping import GROUPED, ROOM, grouped_attention, static_cache, step_of
 from tests.tiny import BACKBONES, digits, tiny_reasoner
 
 PROMPTS = [p.prompt for p in digits(5)]
@@ -90,6 +90,26 @@ def test_shared_keys_are_read_as_by_sdpa(shared: int, n: int) -> None:
     if n == 1:
         alone = value[1].repeat_interleave(4 // shared, 0)[:, 3]
         torch.testing.assert_close(read[1, 0], alone)
+
+
+@pytest.mark.parametrize("backbone", ["qwen3", "gpt2"])
+def test_stepping_leaves_the_model_as_it_was(backbone: str, monkeypatch) -> None:
+    reasoner = tiny_reasoner(backbone)
+    config = reasoner.model.backbone.config
+    grown = reasoner.think(PROMPTS, tau=0.7, noise_seeds=SEEDS)
+    reasoner.stepping = "static"
+    used = []
+    forward = type(reasoner.model.backbone.base_model).forward
+    monkeypatch.setattr(
+        type(reasoner.model.backbone.base_model),
+        "forward",
+        lambda *a, **k: (used.append(config._attn_implementation), forward(*a, **k))[1],
+    )
+    reasoner.think(PROMPTS, tau=0.7, noise_seeds=SEEDS)
+    assert set(used) == {"sdpa", GROUPED if backbone == "qwen3" else "sdpa"}
+    assert config._attn_implementation == "sdpa"
+    reasoner.stepping = "growing"
+    assert torch.equal(reasoner.think(PROMPTS, tau=0.7, noise_seeds=SEEDS).u, grown.u)
 
 
 def test_a_cache_is_used_again_only_when_its_holder_is_gone() -> None:

@@ -83,7 +83,8 @@ def file_hash(config: GRPOConfig) -> str | None:
     """Which problems are in which of the files that are trained on? None for worlds."""
     check_problems(config)
     paths = [path for path in (config.data.problems, config.anchor_problems) if path is not None]
-    return content_hash([problem_set_hash(_read(path)) for path in paths]) if paths else None
+    hashes = [problem_set_hash(_read(path)) for path in paths]
+    return content_hash(hashes) if len(hashes) > 1 else next(iter(hashes), None)
 
 
 @lru_cache(maxsize=2)
