@@ -28,7 +28,6 @@ from torch import Tensor
 
 from nfcot_model.backbone import at
 from nfcot_model.errors import UserError
-from nfcot_model.flow import FlowBlock
 from nfcot_model.reasoners import NFCoTReasoner, load_reasoner
 from nfcot_model.worlds import Problem, make_world
 from nfcot_model.worlds.generate import read_steps
@@ -70,12 +69,13 @@ def means(
     e = e + noise * torch.randn_like(e)
     prompts = [p.prompt for p in problems]
     layout = reasoner.layout(prompts, mask.sum(-1).tolist(), side="right")
-    u, _ = model.flow(e, mask)
+    if model.flow.order != "causal":
+        raise UserError("the mean in codec space is exact for causal flows only")
+    u, terms = model.flow.by_number(e, mask)
     states = model.stream(layout, u).last_hidden_state
     mu, log_sigma = model.nf_head(at(states, layout.thought_at - 1))
-    log_scale = flow_log_scale(reasoner, e, mask)
-    error = (mu - u) * torch.exp(log_scale)
-    variance = torch.exp(2 * (log_sigma + log_scale))
+    error = (mu - u) * torch.exp(-terms)
+    variance = torch.exp(2 * (log_sigma - terms))
 
     def by_thought(values: Tensor) -> Tensor:
         return (values * mask).sum(0) / mask.sum(0)
@@ -100,19 +100,6 @@ def means(
         "sigma_all": _rounded(variance[mask].mean().sqrt()),
         "weight": _rounded(weight / weight.sum()),
     }
-
-
-def flow_log_scale(reasoner: NFCoTReasoner, e: Tensor, mask: Tensor) -> Tensor:
-    """`log |∂e_k/∂u_k|` per dimension [B, K, D], given the thoughts before k."""
-    flow = reasoner.model.flow
-    if flow.order != "causal":
-        raise UserError("the mean in codec space is exact for causal flows only")
-    x, log_scale = e, torch.zeros_like(e)
-    for block in flow.blocks:
-        assert isinstance(block, FlowBlock)
-        log_scale = log_scale + block.parameters_of(x)[1]
-        x, _ = block(x, mask)
-    return log_scale
 
 
 def answers(reasoner: NFCoTReasoner, problems: Sequence[Problem]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ this run, the latency of a thought step and of a token step as `think` and `answ
 whole loops over their steps, without reading the prompt), beside the time that the bytes they move
 would take at that bandwidth (weights once, and the whole key-value cache of fixed size); and
 thinking K thoughts and answering beside writing `explicit` tokens and the same answer, both with
-the prompt, for answers of several lengths, beside what the numbers of steps alone allow. Weights
+the prompt, for answers of several lengths, beside the ratio of their numbers of steps. Weights
 decide neither figure, so random ones do. Exits 1 where a target is missed at batch 1.
 """
 
@@ -31,11 +31,11 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from nfcot_model import sampling
+from nfcot_model import answering, sampling
 from nfcot_model.config import NFCoTConfig
 from nfcot_model.layout import lay_out
 from nfcot_model.model import NFCoTModel
-from nfcot_model.stepping import ROOM, STEPPING
+from nfcot_model.stepping import STEPPING, cache_size
 
 QWEN3_8B = {
     "model_type": "qwen3", "hidden_size": 4096, "intermediate_size": 12288,
@@ -154,7 +154,7 @@ class Run:
             stream.extend(self.model.get_input_embeddings()(end), end > 0)
 
     def write(self, stream: sampling.Stream, tokens: int) -> None:
-        said = sampling.answer(stream, max_tokens=tokens)
+        said = answering.answer(stream, max_tokens=tokens)
         assert all(len(row) == tokens for row in said), "a text ended early"
 
 
@@ -193,17 +193,17 @@ def measure(model: NFCoTModel, sizes: Sizes, batch: int, asked: Any, copied: flo
             seconds(partial(work, answer), asked.device, asked.repeats)
             for work in (latent, explicit)
         )
-        bound = (sizes.explicit + answer) / (sizes.K + answer)
+        fewer = (sizes.explicit + answer) / (sizes.K + answer)
         return {
             "answer": answer, "think_and_answer_s": short, "write_and_answer_s": long,
-            "times_faster": long / short, "times_fewer_steps": bound,
+            "times_faster": long / short, "times_fewer_steps": fewer,
         }  # fmt: skip
 
     thought = timed(run.think) / sizes.K
     token = timed(lambda stream: run.write(stream, sizes.explicit)) / sizes.explicit
     positions = run.layout.input_ids.shape[1] + run.room
     if asked.stepping != "growing":
-        positions = -(-positions // ROOM) * ROOM
+        positions = cache_size(positions)
     limits = [moved(model, positions, batch, kind) / copied for kind in (True, False)]
     answers = [beside(answer) for answer in sizes.answers]
     peak = (

@@ -23,7 +23,15 @@ from transformers.masking_utils import sdpa_mask
 
 from nfcot_model.errors import UserError
 
-__all__ = ["STEPPING", "Step", "Stepping", "grouped_attention", "static_cache", "step_of"]
+__all__ = [
+    "STEPPING",
+    "Step",
+    "Stepping",
+    "cache_size",
+    "grouped_attention",
+    "static_cache",
+    "step_of",
+]
 
 Stepping = Literal["growing", "static", "compiled"]
 STEPPING: tuple[Stepping, ...] = ("growing", "static", "compiled")
@@ -39,6 +47,11 @@ _Kept = OrderedDict[tuple[Any, ...], tuple[StaticCache, "weakref.ref[object]"]]
 _kept: WeakKeyDictionary[PreTrainedModel, _Kept] = WeakKeyDictionary()
 
 
+def cache_size(positions: int) -> int:
+    """How many positions has a cache with room for so many?"""
+    return -(-positions // ROOM) * ROOM
+
+
 def static_cache(
     backbone: PreTrainedModel, batch: int, positions: int, holder: object
 ) -> tuple[StaticCache, int]:
@@ -47,7 +60,7 @@ def static_cache(
     A recorded graph belongs to one cache's memory, so the last few caches are used again once what
     held them is gone; `holder` is what will hold this one.
     """
-    size = -(-positions // ROOM) * ROOM
+    size = cache_size(positions)
     kept = _kept.setdefault(backbone, OrderedDict())
     key = (batch, size, backbone.dtype, backbone.device)
     cache, held = kept.pop(key, (None, None))

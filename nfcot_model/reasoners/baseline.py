@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from nfcot_model import sampling
+from nfcot_model import answering, sampling
 from nfcot_model.baseline import BaselineModel
 from nfcot_model.chat import template_of
 from nfcot_model.errors import UserError
@@ -174,12 +174,12 @@ class BaselineReasoner(Reasoner):
         """`answer` as token ids, without the end of the text."""
         layout = self.layout(prompts, thoughts.K.tolist())
         stream = open_stream(self.model, layout, self._device(thoughts.u))
-        return sampling.answer(stream, temperature, noise_seeds)
+        return answering.answer(stream, temperature, noise_seeds)
 
     def _write(
         self, stream: sampling.Stream, temperature: float, seeds: Sequence[int] | None
     ) -> list[str]:
-        written = sampling.answer(stream, temperature, seeds)
+        written = answering.answer(stream, temperature, seeds)
         return self.tokenizer.batch_decode(written, skip_special_tokens=True)
 
     def _hidden(self, states: tuple[Tensor, ...], layout: Layout) -> Tensor:

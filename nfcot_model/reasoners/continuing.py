@@ -19,7 +19,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from nfcot_model import sampling
+from nfcot_model import answering, sampling
 from nfcot_model.reasoners.protocol import Reasoner
 from nfcot_model.thoughts import AnswerLogp
 
@@ -59,7 +59,7 @@ def answer_from(reasoner: Reasoner, stream: Continuation) -> list[str]:
     """Which answer follows (greedy) when thinking ends here? The stream is used up."""
     stream.turn()
     _feed_tokens(reasoner, stream, [[end] for end in stream.closing.tolist()])
-    written = sampling.answer(cast(sampling.Stream, stream))
+    written = answering.answer(cast(sampling.Stream, stream))
     texts: list[str] = reasoner.tokenizer.batch_decode(written, skip_special_tokens=True)
     return texts
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from nfcot_model import likelihood, sampling
+from nfcot_model import answering, likelihood, sampling
 from nfcot_model.chat import template_of
 from nfcot_model.errors import UserError
 from nfcot_model.layout import IGNORE, Layout, pad_chunks
@@ -330,7 +330,7 @@ class NFCoTReasoner:
     def _write(
         self, stream: sampling.Stream, temperature: float, seeds: Sequence[int] | None
     ) -> list[str]:
-        written = sampling.answer(stream, temperature, seeds)
+        written = answering.answer(stream, temperature, seeds)
         return self.tokenizer.batch_decode(written, skip_special_tokens=True)
 
     def _moved(self, thoughts: Thoughts) -> Thoughts:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nfcot_model import sampling
+from nfcot_model import answering, sampling
 from nfcot_model.backbone import BackboneModel
 from nfcot_model.layout import IGNORE, lay_out
 from nfcot_model.model import NFCoTModel, at
@@ -113,7 +113,7 @@ class NFCoTPolicy:
         close = rows.new_full((len(rows), 1), ids.end_think)
         stream.extend(reasoner.model.get_input_embeddings()(close), close > -1)
         drawn = [sampling.noise_seed("answer", seed) for seed in seeds]
-        tokens = sampling.answer(stream, at.answer, drawn)
+        tokens = answering.answer(stream, at.answer, drawn)
         return Trajectories(
             list(prompts),
             thoughts,
