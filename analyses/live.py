@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from analyses.live_calibration import LiveCalibration, stabilised
@@ -81,7 +82,7 @@ class LiveMonitor:
         self.stop, self.listen, self.read_every = stop, listen, read_every
         self.reads = read and reasoner.variable_k and reasoner.model.flow.order == "causal"
         self.stopped: Tensor | None = None
-        self._steps: list[dict[str, np.ndarray]] = []
+        self._steps: list[dict[str, NDArray[Any]]] = []
         self._texts: dict[tuple[int, int], str] = {}
         self._untold: list[int] = []
         self._unread: list[tuple[Tensor, Tensor]] = []  # u and alive, from a step's start on
@@ -95,31 +96,42 @@ class LiveMonitor:
 
     def __call__(self, new: NewThoughts) -> Tensor | None:
         """Score these thoughts; the rows that shall think no further, if any."""
-        if bool((new.k[new.alive] != len(self._steps)).any()):
+        alive = new.alive.cpu().numpy()
+        if (new.k.cpu().numpy()[alive] != len(self._steps)).any():
             raise UserError(
                 "a LiveMonitor watches one think from its first thought; make a new one"
             )
-        energy = 0.5 * (new.eps / (self.tau or 1.0)).square().sum(-1)
-        logvol = -new.log_sigma.sum(-1)
-        step = {"alive": new.alive, "energy": energy, "logvol": logvol}
+        step = self._scored(new, alive)
+        self._steps.append(step)
         halted = None
-        finite = torch.isfinite(energy + logvol + new.u.sum(-1))
         if self.calibration is not None:
-            z = self.calibration.z(stabilised(energy, logvol, self.calibration.D), new.k)
-            score = self.calibration.score(z).where(finite, torch.inf)
-            over = new.alive & (score > 1)
-            step |= {"z_energy": z[:, 0], "z_logvol": z[:, 1], "score": score, "over": over}
-            before = torch.zeros_like(over) if self.stopped is None else self.stopped
-            self.stopped = before | over if self.stop else before
-            halted = over if self.stop else None
-        step["invalid"] = ~finite
-        values = {name: value.cpu().numpy() for name, value in step.items()}
-        self._steps.append(values)
+            over = torch.from_numpy(step["over"])
+            if self.stopped is None:
+                self.stopped = torch.zeros_like(over)
+            if self.stop:
+                self.stopped = self.stopped | over
+                halted = over.to(new.alive.device)
         if self._between:
             self._take(len(self._steps) - 1, new.u, new.alive)
         elif self._thread is not None:
             self._follow(self._take, len(self._steps) - 1, new.u, new.alive)
         return halted
+
+    def _scored(self, new: NewThoughts, alive: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+        """The columns of this step, a value per row, by the names of `LiveThought`."""
+        eps, log_sigma, u = torch.stack([new.eps, new.log_sigma, new.u]).cpu().numpy()
+        with np.errstate(invalid="ignore", over="ignore"):
+            energy = np.square(eps).sum(-1, dtype=np.float64) * (0.5 / (self.tau or 1.0) ** 2)
+            logvol = -log_sigma.sum(-1, dtype=np.float64)
+            finite = np.isfinite(energy + logvol + u.sum(-1))
+            step = {"alive": alive, "energy": energy, "logvol": logvol, "invalid": ~finite}
+            if self.calibration is not None:
+                values = stabilised(energy, logvol, self.calibration.D)
+                z = self.calibration.z(values, len(self._steps))
+                score = np.where(finite, self.calibration.score(z), np.inf)
+                step |= {"z_energy": z[:, 0], "z_logvol": z[:, 1], "score": score}
+                step["over"] = alive & (score > 1)
+        return step
 
     def _follow(self, job: Callable[..., None], *arguments: object) -> None:
         assert self._thread is not None
@@ -167,7 +179,7 @@ class LiveMonitor:
             for row in np.flatnonzero(values["alive"]).tolist():
                 self.listen(self._thought(k, row, values))
 
-    def _thought(self, k: int, row: int, values: dict[str, np.ndarray]) -> LiveThought:
+    def _thought(self, k: int, row: int, values: dict[str, NDArray[Any]]) -> LiveThought:
         def at(name: str) -> float | None:
             return float(values[name][row]) if name in values else None
 

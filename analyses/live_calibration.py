@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from analyses.calibrate import allowed_rank, check_alpha, fpr_band, traces_needed
 from analyses.stored import refuse_unscored
@@ -81,26 +79,29 @@ class LiveCalibration:
                     f" is {mine!r}; calibrate on clean traces made with the same settings"
                 )
 
-    def z(self, values: Tensor, k: Tensor) -> Tensor:
-        """Standardised statistics [B, 2] of thoughts with index k [B]."""
-        at = k.clamp(max=len(self.mean) - 1)
-        mean, sd = (torch.from_numpy(t).to(values) for t in (self.mean, self.sd))
-        return (values - mean[at]) / sd[at]
+    def z(self, values: NDArray[np.float64], k: int | NDArray[np.int64]) -> NDArray[np.float64]:
+        """Standardised statistics [B, 2] of thoughts with index k, one for all or [B]."""
+        at = np.minimum(k, len(self.mean) - 1)
+        return (values - self.mean[at]) / self.sd[at]
 
-    def score(self, z: Tensor) -> Tensor:
+    def score(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
         """How far out are thoughts with these z [B, 2]? [B], beyond a threshold above 1."""
-        return (z.abs() / torch.from_numpy(self.thresholds).to(z)).amax(-1)
+        return (np.abs(z) / self.thresholds).max(-1)
 
 
-def stabilised(energy: Tensor, logvol: Tensor, D: int) -> Tensor:
+def stabilised(
+    energy: NDArray[np.float64], logvol: NDArray[np.float64], D: int
+) -> NDArray[np.float64]:
     """`STATISTICS` [..., 2] on scales where both tails are alike.
 
     Energy by the cube root of Wilson and Hilferty (1931), under which a chi-squared value is
     nearly normal; only the scale hangs on that law, thresholds come from clean runs.
     """
     spread = 2 / (9 * D)
-    root = ((2 * energy / D) ** (1 / 3) - (1 - spread)) / spread**0.5
-    return torch.stack([root, logvol], dim=-1)
+    values = np.empty((*energy.shape, 2))
+    values[..., 0] = (np.cbrt(energy * (2 / D)) - (1 - spread)) / spread**0.5
+    values[..., 1] = logvol
+    return values
 
 
 def calibrate_live(clean: Run, alpha: float) -> LiveCalibration:
@@ -117,8 +118,8 @@ def calibrate_live(clean: Run, alpha: float) -> LiveCalibration:
         raise UserError(f"{clean.name}: traced at tau {tau:g}, without noise; trace above 0")
     if "planted" in clean.manifest:
         raise UserError(f"{clean.name}: holds planted anomalies; calibrate on a clean run")
-    energy, logvol = (torch.tensor(clean.thoughts[n].to_numpy(np.float64)) for n in STATISTICS)
-    values = stabilised(energy, logvol, clean.D).numpy()
+    energy, logvol = (clean.thoughts[name].to_numpy(np.float64) for name in STATISTICS)
+    values = stabilised(energy, logvol, clean.D)
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values).all(1))[0])
         raise UserError(

@@ -1,22 +1,21 @@
 """What does live monitoring cost? Thinking and answering under watch against without, in one run.
 
-    python benchmarks/live_monitor.py [MODEL] [--problems 256] [--batch 64] [--repeats 15]
+    python benchmarks/live_monitor.py [MODEL] [--problems 256] [--batch 64] [--rounds 25]
 
 The same problems with the same noise, in batches: bare (`think`, `answer`), watched (scores of
 every thought and a calibrated stop), read (decoded text of every thought while it thinks, too), and
-read at once (one thought at a time). They alternate, batch by batch. `ratio` is that of the sums of
-the batches' median wall times, watched to bare, and must not pass 1.1 (exit code 1); `text_ratio`
-and `text_at_once_ratio` are read to bare. Where torch computes on one thread, text is decoded on
-another, which gains from a second idle core; on several, in between, and other programs on the
-cores show in `text_ratio` most. The calibration stops nothing here, so that all do the same work.
-`cpu_ratio` and its like compare processor time, which other programs disturb less.
+read at once (one thought at a time). A round does every batch in each way, in random order; its
+ratios are those of its sums. Given are the median of the rounds' ratios to bare with a bootstrap
+interval (95 %), of wall time and of processor time, which other programs disturb less. `watched`
+and `read` must not pass 1.1 (exit code 1). The calibration stops nothing here, so that all do the
+same work. Where torch leaves cores free, text is decoded on them; where not, in between.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import random
 import sys
 import tempfile
 from collections.abc import Callable
@@ -27,6 +26,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
 
 from analyses.live_calibration import calibrate_live
 from analyses.live_watch import watch
@@ -37,6 +38,7 @@ from nfcot_model.traces import collect, read_run
 from nfcot_model.worlds import make_world
 
 LIMIT = 1.1
+LIMITED = ("watched", "read")
 TAU = 0.7
 
 
@@ -45,7 +47,7 @@ def main() -> int:
     parser.add_argument("model", nargs="?", type=Path, default=demo_path())
     parser.add_argument("--problems", type=int, default=256)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=25)
     options = parser.parse_args()
     reasoner = load_reasoner(options.model)
     half = options.problems // 2
@@ -72,37 +74,40 @@ def main() -> int:
         "read": watched,
         "read_at_once": lambda some: watched(some, read_every=1),
     }
-    wall, cpu = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0.0)
-    seconds: dict[str, list[list[float]]] = {name: [] for name in ways}
-    for some in work:
-        spent: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-        for repeat in range(options.repeats + 1):
-            for name, way in ways.items():
+    chance = random.Random(0)
+    spent = np.zeros((options.rounds + 1, len(ways), 2))
+    for round_ in spent:
+        for some in work:
+            for i in chance.sample(range(len(ways)), len(ways)):
                 began, worked = perf_counter(), process_time()
-                way(some)
-                if repeat:  # the first round warms up
-                    spent[name].append((perf_counter() - began, process_time() - worked))
-        for name, found in spent.items():
-            wall[name] += statistics.median(w for w, _ in found)
-            cpu[name] += statistics.median(c for _, c in found)
-            seconds[name].append([round(w, 3) for w, _ in found])
-    ratio = wall["watched"] / wall["bare"]
+                list(ways.values())[i](some)
+                round_[i] += perf_counter() - began, process_time() - worked
+    spent = spent[1:]  # the first round warms up
+    found = {
+        name: {
+            kind: _median(spent[:, i, column] / spent[:, 0, column])
+            for column, kind in enumerate(("wall", "cpu"))
+        }
+        for i, name in enumerate(ways)
+        if i
+    }
     report = {
-        "ratio": ratio,
+        **found,
         "limit": LIMIT,
-        "within_limit": ratio <= LIMIT,
-        "cpu_ratio": cpu["watched"] / cpu["bare"],
-        "text_ratio": wall["read"] / wall["bare"],
-        "text_cpu_ratio": cpu["read"] / cpu["bare"],
-        "text_at_once_ratio": wall["read_at_once"] / wall["bare"],
-        "text_at_once_cpu_ratio": cpu["read_at_once"] / cpu["bare"],
+        "within_limit": all(found[name]["wall"]["ratio"] <= LIMIT for name in LIMITED),
+        "bare_seconds": float(np.median(spent[:, 0, 0])),
         "problems": len(problems),
         "batch": options.batch,
-        "seconds": seconds,
+        "rounds": options.rounds,
         "threads": torch.get_num_threads(),
     }
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
     return 0 if report["within_limit"] else 1
+
+
+def _median(ratios: NDArray[np.float64]) -> dict[str, Any]:
+    found = bootstrap((ratios,), np.median, method="percentile", rng=0).confidence_interval
+    return {"ratio": float(np.median(ratios)), "interval": [float(found.low), float(found.high)]}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nfcot_model.config import CodecConfig
-from nfcot_model.placewise import Placewise, linear, side_by_side
+from nfcot_model.greedy import likeliest
+from nfcot_model.placewise import Placewise, side_by_side
 from nfcot_model.transformer import CausalTransformer
 
 __all__ = ["ThoughtCodec"]
@@ -116,10 +117,11 @@ class ThoughtCodec(nn.Module):
         rows = torch.arange(len(e), device=e.device)
         goes_on = torch.ones_like(rows, dtype=torch.bool)
         decoder = Placewise([self.decoder])
-        to_vocab = side_by_side([self.to_vocab], [self.decoder.norm])
+        (weight,), ((bias,),) = side_by_side([self.to_vocab], [self.decoder.norm])
+        best = likeliest(weight, bias)
         states = decoder.next(self.from_latent(self.raw(e)).transpose(0, 1)[None])
         for place in range(most):
-            token = linear(states[:, -1], to_vocab)[0].argmax(-1).where(goes_on, self.eos)
+            token = best(states[0, -1]).where(goes_on, self.eos)
             written[rows, place] = token
             goes_on = token != self.eos
             left = int(goes_on.sum())

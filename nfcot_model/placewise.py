@@ -101,6 +101,8 @@ class _Layer:
     def mixed(self, kept: Tensor, t: int) -> Tensor:
         """What the last T places take from all up to them [nets, T * N, d_model]."""
         q, k, v = kept.unbind(3)
+        if k.shape[1] == 1:
+            return v[:, 0].flatten(-2)
         if t == 1 and k.shape[1] <= FEW:
             weight = (q[:, -1:] * k).sum(-1, keepdim=True).softmax(1)
             return (weight * v).sum(1).flatten(-2)

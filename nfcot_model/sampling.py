@@ -250,8 +250,7 @@ def think(
         mu, log_sigma = model.nf_head(stream.state)
         eps = model.nf_head.eps(noise[rows, K.clamp(max=budget - 1)])
         u = mu + torch.exp(log_sigma) * eps
-        kept = (alive, K, u, eps, mu, log_sigma)
-        drawn.put(*kept if on_thought is None else map(torch.clone, kept))
+        drawn.put(alive, K, u, eps, mu, log_sigma)
         stream.feed(u[:, None], alive[:, None], hidden)
         if on_thought is None:
             K = K + alive.to(K)

@@ -93,13 +93,12 @@ class NewThoughts:
         log_sigma: Tensor,
         layers: Sequence[Tensor],
     ) -> NewThoughts:
-        """From one step of sampling, whose dead rows hold whatever the batch computed there."""
-        k, u, eps, mu, log_sigma, *states = (
-            value.where(alive.view(-1, *[1] * (value.dim() - 1)), 0)
-            for value in (k, u, eps, mu, log_sigma, *layers)
-        )
-        hidden = torch.stack(states, dim=1).float() if states else None
-        return NewThoughts(alive, k, u, eps, mu, log_sigma, hidden)
+        """A copy of one step of sampling, whose dead rows hold whatever the batch computed there."""
+        drawn = torch.stack([u, eps, mu, log_sigma]).where(alive[:, None], 0)
+        hidden = None
+        if layers:
+            hidden = torch.stack(list(layers), dim=1).where(alive[:, None, None], 0).float()
+        return NewThoughts(alive.clone(), k.where(alive, 0), *drawn, hidden)
 
 
 @dataclass(frozen=True)

@@ -147,11 +147,9 @@ def test_a_threshold_stops_as_many_clean_ones_as_it_says(tmp_path: Path) -> None
         assert calibration.n == len(clean.traces) - calibration.n_reference
         low, high = calibration.band
         assert low < 0.1 < high
-        energy, logvol = (
-            torch.tensor(fresh.thoughts[name].to_numpy(float)) for name in ("energy", "logvol")
-        )
-        k = torch.tensor(fresh.thoughts["k"].to_numpy(int))
-        score = calibration.score(calibration.z(stabilised(energy, logvol, 8), k)).numpy()
+        energy, logvol = (fresh.thoughts[name].to_numpy(float) for name in ("energy", "logvol"))
+        k = fresh.thoughts["k"].to_numpy(int)
+        score = calibration.score(calibration.z(stabilised(energy, logvol, 8), k))
         largest = pd.Series(score).groupby(fresh.thoughts["trace_id"].to_numpy()).max()
         shares.append(float((largest > 1).mean()))
     # Sd of the mean of four shares: binomial of 960, Beta of four sets of 120. The log-volume is
