@@ -119,7 +119,7 @@ class LiveMonitor:
 
     def _scored(self, new: NewThoughts, alive: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
         """The columns of this step, a value per row, by the names of `LiveThought`."""
-        eps, log_sigma, u = torch.stack([new.eps, new.log_sigma, new.u]).cpu().numpy()
+        eps, log_sigma, u = (drawn.cpu().numpy() for drawn in (new.eps, new.log_sigma, new.u))
         with np.errstate(invalid="ignore", over="ignore"):
             energy = np.square(eps).sum(-1, dtype=np.float64) * (0.5 / (self.tau or 1.0) ** 2)
             logvol = -log_sigma.sum(-1, dtype=np.float64)

@@ -86,7 +86,8 @@ class LiveCalibration:
 
     def score(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
         """How far out are thoughts with these z [B, 2]? [B], beyond a threshold above 1."""
-        return (np.abs(z) / self.thresholds).max(-1)
+        over = np.abs(z) / self.thresholds
+        return np.maximum(over[..., 0], over[..., 1])
 
 
 def stabilised(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -143,6 +144,6 @@ def _summary(
         "n": len(halted),
         "thoughts": len(rows),
         "stopped": int(halted.sum()),
-        "invalid": len(set(rows["row"][rows["invalid"]])),
+        "invalid": len(np.unique(rows["row"].to_numpy()[rows["invalid"].to_numpy(dtype=bool)])),
         "not_shown": NOT_SHOWN,
     }

@@ -93,12 +93,12 @@ class NewThoughts:
         log_sigma: Tensor,
         layers: Sequence[Tensor],
     ) -> NewThoughts:
-        """A copy of one step of sampling, whose dead rows hold whatever the batch computed there."""
-        drawn = torch.stack([u, eps, mu, log_sigma]).where(alive[:, None], 0)
+        """A copy of one step of sampling, which holds anything in its dead rows."""
+        u, eps, mu, log_sigma = torch.stack([u, eps, mu, log_sigma]).where(alive[:, None], 0)
         hidden = None
         if layers:
             hidden = torch.stack(list(layers), dim=1).where(alive[:, None, None], 0).float()
-        return NewThoughts(alive.clone(), k.where(alive, 0), *drawn, hidden)
+        return NewThoughts(alive.clone(), k.where(alive, 0), u, eps, mu, log_sigma, hidden)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from nfcot_model.model import NFCoTModel
 from nfcot_model.reasoners.prompting import prompt_layout, tokens_of
 from nfcot_model.reasoners.protocol import Reasoner
 from nfcot_model.thoughts import Scores, Thoughts
+from nfcot_model.tokenizer import texts_of
 
 __all__ = ["BaselineReasoner", "no_density", "open_stream"]
 
@@ -180,7 +181,7 @@ class BaselineReasoner(Reasoner):
         self, stream: sampling.Stream, temperature: float, seeds: Sequence[int] | None
     ) -> list[str]:
         written = answering.answer(stream, temperature, seeds)
-        return self.tokenizer.batch_decode(written, skip_special_tokens=True)
+        return texts_of(self.tokenizer, written)
 
     def _hidden(self, states: tuple[Tensor, ...], layout: Layout) -> Tensor:
         found = hidden_at(states, layout, layout.mask[..., None]).cpu()

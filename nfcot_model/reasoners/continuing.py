@@ -22,6 +22,7 @@ from torch import Tensor
 from nfcot_model import answering, sampling
 from nfcot_model.reasoners.protocol import Reasoner
 from nfcot_model.thoughts import AnswerLogp
+from nfcot_model.tokenizer import texts_of
 
 __all__ = ["Continuation", "answer_from", "answer_logp_from", "feed_thoughts"]
 
@@ -60,8 +61,7 @@ def answer_from(reasoner: Reasoner, stream: Continuation) -> list[str]:
     stream.turn()
     _feed_tokens(reasoner, stream, [[end] for end in stream.closing.tolist()])
     written = answering.answer(cast(sampling.Stream, stream))
-    texts: list[str] = reasoner.tokenizer.batch_decode(written, skip_special_tokens=True)
-    return texts
+    return texts_of(reasoner.tokenizer, written)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from nfcot_model.model import NFCoTModel
 from nfcot_model.reasoners.prompting import prompt_layout, tokens_of
 from nfcot_model.stepping import Stepping
 from nfcot_model.thoughts import AnswerLogp, Decoded, Scores, Thoughts
+from nfcot_model.tokenizer import texts_of
 
 __all__ = ["NFCoTReasoner"]
 
@@ -227,7 +228,7 @@ class NFCoTReasoner:
         counts = (K // slots).tolist()
         chunks = e[mask].view(-1, slots, self.D)
         written = self.model.codec.write(self._device(chunks))
-        texts = iter(self.tokenizer.batch_decode(written, skip_special_tokens=True))
+        texts = iter(texts_of(self.tokenizer, written))
         flat = [[next(texts) for _ in range(count)] for count in counts]
         return flat if self.variable_k else [t[0].split("\n") for t in flat]
 
@@ -331,7 +332,7 @@ class NFCoTReasoner:
         self, stream: sampling.Stream, temperature: float, seeds: Sequence[int] | None
     ) -> list[str]:
         written = answering.answer(stream, temperature, seeds)
-        return self.tokenizer.batch_decode(written, skip_special_tokens=True)
+        return texts_of(self.tokenizer, written)
 
     def _moved(self, thoughts: Thoughts) -> Thoughts:
         return Thoughts(*(self._device(getattr(thoughts, f)) for f in _FIELDS))

@@ -23,6 +23,7 @@ from nfcot_model.model import NFCoTModel, at
 from nfcot_model.reasoners import NFCoTReasoner
 from nfcot_model.reasoners.nfcot import on_cpu
 from nfcot_model.thoughts import Thoughts
+from nfcot_model.tokenizer import texts_of
 from nfcot_model.training.grpo.densities import Categorical, Densities, Gaussian
 
 __all__ = ["NFCoTPolicy", "Policy", "Temperatures", "Trajectories"]
@@ -119,7 +120,7 @@ class NFCoTPolicy:
             thoughts,
             None,
             tokens,
-            reasoner.tokenizer.batch_decode(tokens, skip_special_tokens=True),
+            texts_of(reasoner.tokenizer, tokens),
             torch.tensor([len(t) < reasoner.model.config.max_answer_tokens for t in tokens]),
         )
 

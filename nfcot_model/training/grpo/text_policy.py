@@ -11,6 +11,7 @@ from nfcot_model.baseline import BaselineModel
 from nfcot_model.layout import IGNORE, lay_out
 from nfcot_model.reasoners.explicit import ExplicitReasoner
 from nfcot_model.sampling import noise_seed
+from nfcot_model.tokenizer import texts_of
 from nfcot_model.training.grpo.densities import Categorical, Densities
 from nfcot_model.training.grpo.policies import Temperatures, Trajectories, said
 
@@ -40,7 +41,7 @@ class TextPolicy:
             thoughts,
             written,
             tokens,
-            reasoner.tokenizer.batch_decode(tokens, skip_special_tokens=True),
+            texts_of(reasoner.tokenizer, tokens),
             torch.tensor([len(t) < reasoner.model.config.max_answer_tokens for t in tokens]),
         )
 
