@@ -153,7 +153,8 @@ def evaluate(
         )  # fmt: skip
         return
     if unused := asked.given():
-        raise UserError(f"{' and '.join(unused)}: only for a benchmark file, not for problems")
+        read_as = f"; {problems} reads as problems, else name its --format" if problems else ""
+        raise UserError(f"{' and '.join(unused)}: only for a benchmark file{read_as}")
     if problems is not None:
         built_in = {"--worlds": worlds, "--steps": steps, "--split": split, "-n": n}
         unused = [name for name, value in built_in.items() if value is not None]

@@ -486,6 +486,7 @@ def test_a_run_without_a_density_opens_and_says_what_is_missing(
         at = open_page(page, tmp_path, run=kind, space="eps", colour="energy")
         assert not at.exception
         if page == "trace":
-            assert f"{kind} thoughts have no density" in text_of(at)
+            told = "There is no thought here" if kind == "direct" else "thoughts have no density"
+            assert told in text_of(at)
     if page == "runs":
         assert at.dataframe[0].value["logp_per_dim"].isna().all()

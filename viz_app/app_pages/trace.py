@@ -131,6 +131,9 @@ st.caption(
     "Likelihoods are the model's opinion of its own samples: they say nothing about intent."
 )
 
+if thoughts.empty:
+    st.info("There is no thought here, so nothing to score.", icon=":material/info:")
+    st.stop()
 if run.scorer == "none":
     st.info(
         f"{run.manifest['reasoner']} thoughts have no density, so there is no likelihood, energy "
