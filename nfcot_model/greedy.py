@@ -15,7 +15,6 @@ from torch import Tensor
 __all__ = ["likeliest"]
 
 ASKED = 8  # one of so many tokens is asked first
-SLACK = 1e-3  # nats; products over few tokens and over all differ by rounding
 
 
 def likeliest(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
@@ -23,12 +22,14 @@ def likeliest(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
 
     `weight` [d, V] and `bias` [V] as they are now, those behind a norm without scale and shift
     (`placewise.side_by_side`). The token is that of `argmax`, to rounding of the logits: all are
-    computed wherever a state could have its best token among those not asked first.
+    computed wherever a state could have its best token among those not asked first. In half
+    precision that is nearly everywhere, so wide is its rounding.
     """
     d, V = weight.shape
     bounds = weight.norm(dim=0) * d**0.5 + bias
     asked = bounds.topk(max(1, V // ASKED)).indices.sort().values  # a tie goes to the first, too
-    others = bounds.index_fill(0, asked, -torch.inf).max() + SLACK
+    rounding = d * torch.finfo(weight.dtype).eps * bounds.abs().max()
+    others = bounds.index_fill(0, asked, -torch.inf).max() + rounding
     few, few_bias = weight[:, asked], bias[asked]
 
     def token(x: Tensor) -> Tensor:

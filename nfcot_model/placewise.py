@@ -117,17 +117,12 @@ def side_by_side(
 ) -> tuple[Tensor, Tensor]:
     """Weight [nets, in, out] and bias [nets, 1, out] of linear maps, behind these norms if any."""
     weights, biases = zip(*((m.weight, m.bias) for m in maps), strict=True)
-    weight, bias = _stacked(weights).mT, _stacked(biases)[:, None]
+    weight, bias = torch.stack(weights).mT, torch.stack(biases)[:, None]
     if norms is None:
         return weight, bias
     scales, shifts = zip(*((n.weight, n.bias) for n in norms), strict=True)
-    shift = (_stacked(shifts)[..., None] * weight).sum(1, keepdim=True)
-    return weight * _stacked(scales)[..., None], bias + shift
-
-
-def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    """As `torch.stack`; no copy of a single one."""
-    return torch.stack(list(parts)) if len(parts) > 1 else parts[0][None]
+    shift = (torch.stack(shifts)[..., None] * weight).sum(1, keepdim=True)
+    return weight * torch.stack(scales)[..., None], bias + shift
 
 
 def linear(x: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:

@@ -37,10 +37,10 @@ def test_it_is_the_token_of_argmax(d: int, V: int, spread: float, bias: float, s
     assert torch.equal(token(x), (x @ weight + shift).argmax(-1))
 
 
-def words(asked: list[int]) -> tuple[Tensor, Tensor]:
+def words(asked: list[int], d: int = 6) -> tuple[Tensor, Tensor]:
     """Of 64 words only these are ever likely."""
     torch.manual_seed(0)
-    weight = 0.01 * torch.randn(6, 64, dtype=torch.float64)
+    weight = 0.06 / d * torch.randn(d, 64, dtype=torch.float64)
     bias = torch.full((64,), -5.0, dtype=torch.float64)
     weight[:, asked] *= 100
     bias[asked] = 0.0
@@ -78,6 +78,19 @@ def test_all_are_asked_where_the_few_do_not_settle_it(monkeypatch: pytest.Monkey
     assert seen == [8, 64]
     x[4] = torch.nan
     assert torch.equal(token(x), (x @ weight + bias).argmax(-1))
+    assert seen == [8, 64, 8, 64]
+
+
+def test_in_half_precision_all_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = products(monkeypatch)
+    weight, bias = words([3, 11, 40, 41, 42, 50, 60, 63], d=128)
+    x = normed(50, 128)
+    for dtype, asked in ((torch.float32, [8]), (torch.bfloat16, [8, 64])):
+        seen.clear()
+        parts = [part.to(dtype) for part in (bias, x, weight)]
+        token = likeliest(parts[2], parts[0])(parts[1])
+        assert seen == asked
+        assert torch.equal(token, torch.addmm(*parts).argmax(-1))
 
 
 def test_a_tie_goes_to_the_first() -> None:
