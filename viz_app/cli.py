@@ -26,10 +26,11 @@ def app_command(
 
     Example: nfcot app runs/
     """
+    from nfcot_model.terminal import console
     from viz_app.server import check_host, serve
 
     check_host(host, allow_remote)
-    serve(runs_dir, host, port, browser=browser)
+    serve(runs_dir, host, port, browser=browser, tell=console.print)
 
 
 def demo(
@@ -44,7 +45,7 @@ def demo(
 
     Example: nfcot demo --headless
     """
-    from nfcot_model.terminal import emit_json
+    from nfcot_model.terminal import console, emit_json
     from viz_app.demo import run_demo
     from viz_app.server import check_port, serve
 
@@ -56,4 +57,4 @@ def demo(
     else:
         typer.echo(summary)
     if not headless:
-        serve(runs_dir, "127.0.0.1", port)
+        serve(runs_dir, "127.0.0.1", port, tell=console.print)

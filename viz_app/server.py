@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +100,24 @@ def server_config(host: str, port: int, browser: bool) -> dict[str, Any]:
         "server.fileWatcherType": "none",
         "browser.serverAddress": "localhost" if everywhere else host,
         "browser.gatherUsageStats": False,
+        # With its welcome goes Streamlit's offer to install files for coding agents.
+        "logger.hideWelcomeMessage": True,
         "client.toolbarMode": "viewer",
         "global.disableWidgetStateDuplicationWarning": True,
     }
 
 
-def serve(runs_dir: Path, host: str = "127.0.0.1", port: int = 8501, browser: bool = True) -> None:
-    """Serve the dashboard of `runs_dir` until interrupted. Raises UserError for a taken port."""
+def serve(
+    runs_dir: Path,
+    host: str = "127.0.0.1",
+    port: int = 8501,
+    browser: bool = True,
+    tell: Callable[[str], object] = lambda address: None,
+) -> None:
+    """Serve the dashboard of `runs_dir` until interrupted; `tell` is given its address first.
+
+    Raises UserError for a taken port.
+    """
     runs_dir = check_runs_dir(runs_dir)
     check_port(host, port)
     try:
@@ -122,4 +134,7 @@ def serve(runs_dir: Path, host: str = "127.0.0.1", port: int = 8501, browser: bo
 
     os.environ[RUNS_DIR_VARIABLE] = str(runs_dir)
     app = st.App(HERE / "app.py", middleware=[Middleware(OneEntryAPage)])
-    app.run(config=server_config(host, port, browser))
+    config = server_config(host, port, browser)
+    named = config["browser.serverAddress"]
+    tell(f"http://[{named}]:{port}" if ":" in named else f"http://{named}:{port}")
+    app.run(config=config)

@@ -10,7 +10,7 @@ import pytest
 from nfcot_model.errors import UserError
 from tests.synthetic_run import synthetic_run
 from viz_app.cli import app_command
-from viz_app.server import check_host, check_port, check_runs_dir, server_config
+from viz_app.server import check_host, check_port, check_runs_dir, serve, server_config
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])
@@ -54,6 +54,37 @@ def test_streamlit_knows_every_option_and_stays_private() -> None:
     assert options["browser.gatherUsageStats"] is False
     assert "*" not in options["server.allowedHosts"]
     assert {"theme.light.primaryColor", "theme.dark.primaryColor"} <= options.keys()
+
+
+def test_nothing_offers_to_install_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streamlit offers files to coding agents found on the machine, in the page itself."""
+    from streamlit import config
+    from streamlit.web import skills
+
+    monkeypatch.setattr(skills, "agent_harness_present", lambda: True)
+    options = server_config("127.0.0.1", 8501, browser=True)
+    monkeypatch.setattr(config, "get_option", lambda key: options.get(key, False))
+    assert skills.nudge_suppression_reason() == "welcome_hidden"
+
+
+@pytest.mark.parametrize(("host", "named"), [("::1", "[::1]"), ("127.0.0.1", "127.0.0.1")])
+def test_the_address_is_told_before_serving(
+    host: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import streamlit
+
+    told: list[str] = []
+    ran: list[dict] = []
+    monkeypatch.setattr(
+        streamlit.App, "run", lambda self, config: (ran.append(config), told.append("runs"))
+    )
+    monkeypatch.setenv("NFCOT_RUNS_DIR", "")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serve(tmp_path, host, port, browser=False, tell=told.append)
+    assert told == [f"http://{named}:{port}", "runs"]
+    assert ran[0]["server.port"] == port
 
 
 def test_the_theme_loads_nothing_from_elsewhere() -> None:
