@@ -60,20 +60,29 @@ class ReferenceResult:
 
 
 def codec_hash(reasoner: NFCoTReasoner) -> str:
-    """Which codec is this? 16 hex digits over its configuration, weights and vocabulary."""
-    config = reasoner.model.config
-    digest = hashlib.sha256(repr((config.D, sorted(config.codec.items()))).encode())
+    """What do latents `e` mean? 16 hex digits over the codec's configuration, weights, vocabulary.
+
+    Without its decoder: that says how latents are read back, not which texts they are.
+    """
+    codec = reasoner.model.codec
+    digest = hashlib.sha256(repr((reasoner.D, sorted(_encoding(reasoner).items()))).encode())
     digest.update(repr(sorted(reasoner.tokenizer.get_vocab().items())).encode())
-    for name, value in sorted(reasoner.model.codec.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    for name, value in sorted(codec.state_dict().items()):
+        if name.split(".")[0] not in codec.reads_back:
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
+def _encoding(reasoner: NFCoTReasoner) -> dict[str, Any]:
+    config = reasoner.model.config.codec
+    return {name: value for name, value in config.items() if name != "decoder_layers"}
+
+
 def refuse_other_codec(own: NFCoTReasoner, other: NFCoTReasoner) -> None:
-    """Raise UserError unless both models' latents `e` mean the same: one codec, to the last bit."""
-    for name in ("D", "codec"):
-        mine, theirs = getattr(own.model.config, name), getattr(other.model.config, name)
+    """Raise UserError unless both models' latents `e` mean the same, to the last bit."""
+    pairs = {"D": (own.D, other.D), "codec": (_encoding(own), _encoding(other))}
+    for name, (mine, theirs) in pairs.items():
         if mine != theirs:
             raise UserError(
                 f"--reference: its {name} is {theirs}, that of the run's model is {mine}; only"

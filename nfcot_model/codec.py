@@ -7,6 +7,9 @@ transformer that writes the text back from noisy latents.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,20 +33,35 @@ class ThoughtCodec(nn.Module):
 
     latent_mean: Tensor
     latent_std: Tensor
+    reads_back: Final = ("from_latent", "decoder", "to_vocab")  # the rest says what `e` means
 
     def __init__(self, D: int, config: CodecConfig, vocab_size: int, eos: int) -> None:
         super().__init__()
         self.config, self.eos = config, eos
-        length = config.max_text_tokens + 1 + config.slots
         self.embed = nn.Embedding(vocab_size, config.d_model)
         self.memory = nn.Parameter(torch.randn(config.slots, config.d_model) * 0.02)
-        self.encoder = CausalTransformer(config.d_model, config.layers, config.heads, length)
+        self.encoder = self._transformer(config.layers)
         self.to_posterior = nn.Linear(config.d_model, 2 * D)
         self.from_latent = nn.Linear(D, config.d_model)
-        self.decoder = CausalTransformer(config.d_model, config.layers, config.heads, length)
+        self.decoder = self._transformer(config.decoder_layers or config.layers)
         self.to_vocab = nn.Linear(config.d_model, vocab_size)
         self.register_buffer("latent_mean", torch.zeros(config.slots, D))
         self.register_buffer("latent_std", torch.ones(config.slots, D))
+
+    def _transformer(self, layers: int) -> CausalTransformer:
+        length = self.config.max_text_tokens + 1 + self.config.slots
+        return CausalTransformer(self.config.d_model, layers, self.config.heads, length)
+
+    def start_decoder_again(self, layers: int) -> None:
+        """An untrained decoder of so many layers; latents of texts, and so thoughts, do not change.
+
+        Only what reads latents back (`reads_back`) can learn from here on.
+        """
+        self.config = replace(self.config, decoder_layers=layers)
+        self.decoder = self._transformer(layers).to(self.latent_mean)
+        self.requires_grad_(False)
+        for name in self.reads_back:
+            self.get_submodule(name).requires_grad_(True)
 
     def posterior(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance [N, slots, D] of the latents of each text chunk."""

@@ -19,6 +19,7 @@ class CodecConfig:
 
     `alignment="step"`: `slots` latents for each reasoning step, K varies with the problem.
     `alignment="global"`: `slots` latents for the whole reasoning, K is fixed (the paper's form).
+    `layers` are the encoder's, and the decoder's where `decoder_layers` does not say otherwise.
     """
 
     alignment: Literal["step", "global"] = "step"
@@ -28,9 +29,12 @@ class CodecConfig:
     heads: int = 4
     max_text_tokens: int = 16
     noise: float = 0.3
+    decoder_layers: int | None = None
 
     def __post_init__(self) -> None:
         _check_sizes(self, "slots", "d_model", "layers", "heads", "max_text_tokens")
+        if self.decoder_layers is not None:
+            _check_sizes(self, "decoder_layers")
         _check_heads(self.d_model, self.heads)
         if not 0 <= self.noise < math.inf:
             raise ValueError(f"noise {self.noise} is not a number of at least 0")
@@ -102,9 +106,12 @@ class NFCoTConfig(PretrainedConfig):
     ) -> None:
         self.backbone = backbone or {}
         self.D = D
+        # What is as in older models and runs is left out, as they do.
         self.codec = {**asdict(CodecConfig()), **(codec or {})}
+        if self.codec["decoder_layers"] is None:
+            del self.codec["decoder_layers"]
         self.flow = {**asdict(FlowConfig()), **(flow or {})}
-        if self.flow["learned"]:  # older models and runs do not say so, and are the same
+        if self.flow["learned"]:
             del self.flow["learned"]
         self.max_thoughts = max_thoughts
         self.max_answer_tokens = max_answer_tokens

@@ -65,7 +65,7 @@ def _train(
     as_json: bool,
 ) -> None:
     from nfcot_model.errors import UserError
-    from nfcot_model.terminal import console, emit_json
+    from nfcot_model.terminal import console
     from nfcot_model.training.config import load_config
     from nfcot_model.training.planning import show_plan
     from nfcot_model.training.report import progress_report
@@ -94,14 +94,52 @@ def _train(
             f"nothing to train: {settings.reasoner} has no stage '{stages[-1]}' of any steps;"
             " train joint, or give the stage steps"
         )
+    _tell(out, figures, as_json)
+
+
+def _tell(out: Path, figures: dict[str, dict[str, float]], as_json: bool) -> None:
+    """The last validation of each stage, and where the model is."""
+    from nfcot_model.terminal import console, emit_json
+
     model = out / list(figures)[-1] / "model"
     if as_json:
         emit_json({"out": str(out), "model": str(model), "validation": figures})
-    else:
-        for stage, values in figures.items():
-            shown = ", ".join(f"{k} {v:.4f}" for k, v in values.items())
-            console.print(f"{stage}: {shown}")
-        console.print(f"model → {model}")
+        return
+    for stage, values in figures.items():
+        console.print(f"{stage}: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
+    console.print(f"model → {model}", markup=False)
+
+
+@app.command("decoder")
+def decoder(
+    start: Annotated[str, typer.Argument(metavar="MODEL", help="checkpoint folder, or demo")],
+    out: Out,
+    preset: Preset = None,
+    config: Config = None,
+    problems: Problems = None,
+    examples: Examples = None,
+    layers: Annotated[int, typer.Option(min=1, help="layers of the new decoder")] = 1,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="optimizer steps; codec.steps without")
+    ] = None,
+    seed: Seed = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train another decoder for a finished model; run it again to resume.
+
+    Thoughts, likelihoods and answers stay as they are: only what reads thoughts back changes.
+
+    Example: nfcot train decoder work/demo/joint/model --preset demo --steps 3000 -o work/light
+    """
+    from nfcot_model.terminal import console
+    from nfcot_model.training.config import load_config
+    from nfcot_model.training.decoder import train_decoder
+    from nfcot_model.training.report import progress_report
+
+    settings = load_config(preset, config, problems=problems, examples=examples, seed=seed)
+    with progress_report(console, enabled=True) as report:
+        figures = train_decoder(start, settings, out, layers=layers, steps=steps, report=report)
+    _tell(out, {"decoder": figures}, as_json)
 
 
 @app.command("import")

@@ -194,7 +194,8 @@ def _codec_activations(model: BackboneModel, places: int) -> float:
     codec = model.config.codec
     d = codec["d_model"]
     vocabulary = model.backbone.config.get_text_config().vocab_size
-    return float(places * 4 * (2 * codec["layers"] * 22 * d + 3 * vocabulary))
+    layers = codec["layers"] + codec.get("decoder_layers", codec["layers"])
+    return float(places * 4 * (layers * 22 * d + 3 * vocabulary))
 
 
 def _layer_and_rest(model: BackboneModel) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from nfcot_model.training.packing import packed
 from nfcot_model.training.sharding import gathered, is_sharded
 from nfcot_model.worlds import Problem
 
-__all__ = ["Objective", "objective"]
+__all__ = ["Objective", "decoder_objective", "objective"]
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,6 @@ def _codec_objective(
 ) -> Objective:
     stage, codec = config.codec, reasoner.model.codec
 
-    def loss_of(module: nn.Module, step: int, part: int) -> Losses:
-        problems = _share(config, stage, name, step, part, accelerator)
-        ids = codec_batch(reasoner, problems).to(accelerator.device)
-        total, reconstruction, kl = module(ids, stage.kl_weight, codec.config.noise)
-        return {"loss": total, "reconstruction": reconstruction, "kl": kl}
-
     def fit_statistics() -> None:
         problems = [
             p for s in range(8) for p in training_batch(config.data, stage, config.seed, "fit", s)
@@ -68,17 +62,46 @@ def _codec_objective(
 
     def validate() -> dict[str, float]:
         with gathered(codec):
-            return figures()
+            fit_statistics()
+            return _read_back(config, reasoner)
 
-    def figures() -> dict[str, float]:
-        fit_statistics()
-        steps = [p.steps for p in held_out(config.data, config.seed)]
-        e, mask = reasoner.latents(steps)
-        exact = _agreement(reasoner.read(e, mask), steps)
-        noisy = e + config.joint.target_noise * torch.randn_like(e)
-        return {"exact": exact, "exact_noisy": _agreement(reasoner.read(noisy, mask), steps)}
-
+    loss_of = _codec_losses(config, stage, name, reasoner, accelerator)
     return Objective(codec, loss_of, validate)
+
+
+def decoder_objective(
+    config: TrainConfig, stage: StageConfig, reasoner: NFCoTReasoner, accelerator: Accelerator
+) -> Objective:
+    """Texts written back from the latents of a codec whose encoder does not learn."""
+    loss_of = _codec_losses(config, stage, "decoder", reasoner, accelerator)
+    return Objective(reasoner.model.codec, loss_of, lambda: _read_back(config, reasoner))
+
+
+def _codec_losses(
+    config: TrainConfig,
+    stage: StageConfig,
+    name: str,
+    reasoner: NFCoTReasoner,
+    accelerator: Accelerator,
+) -> Callable[[nn.Module, int, int], Losses]:
+    noise = reasoner.model.codec.config.noise
+
+    def loss_of(module: nn.Module, step: int, part: int) -> Losses:
+        problems = _share(config, stage, name, step, part, accelerator)
+        ids = codec_batch(reasoner, problems).to(accelerator.device)
+        total, reconstruction, kl = module(ids, stage.kl_weight, noise)
+        return {"loss": total, "reconstruction": reconstruction, "kl": kl}
+
+    return loss_of
+
+
+def _read_back(config: TrainConfig, reasoner: NFCoTReasoner) -> dict[str, float]:
+    """Share of held-out steps read back exactly, from their latents and from noisy ones."""
+    steps = [p.steps for p in held_out(config.data, config.seed)]
+    e, mask = reasoner.latents(steps)
+    exact = _agreement(reasoner.read(e, mask), steps)
+    noisy = e + config.joint.target_noise * torch.randn_like(e)
+    return {"exact": exact, "exact_noisy": _agreement(reasoner.read(noisy, mask), steps)}
 
 
 def _stream_objective(

@@ -17,6 +17,7 @@ from nfcot_model.reasoners import NFCoTReasoner, Reasoner, load_reasoner
 from nfcot_model.reasoners.explicit import ExplicitReasoner
 from nfcot_model.sandbox import Sandbox
 from nfcot_model.training.baselines import baseline_losses
+from nfcot_model.training.claim import claim
 from nfcot_model.training.collate import joint_batch
 from nfcot_model.training.config import BaselineSettings
 from nfcot_model.training.grpo.card import card
@@ -156,20 +157,5 @@ def _claim(out: Path, config: GRPOConfig, start: str, against: bool) -> dict[str
         "reward": "verdict of execution" if not against else "a reward of the caller's",
         "trained_against_a_monitor": against,
     }
-    path = out / "grpo.json"
-    if path.exists():
-        try:
-            same = json.loads(path.read_text()) == record
-        except ValueError:
-            same = False
-        if not same:
-            raise UserError(
-                f"{out}: holds another training (grpo.json, the start model or the problems"
-                " differ); choose another -o"
-            )
-        return record
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: not empty and not a folder of grpo; choose another -o")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)
+    claim(out, "grpo", record)
     return record
