@@ -68,7 +68,7 @@ def codec_hash(reasoner: NFCoTReasoner) -> str:
     digest = hashlib.sha256(repr((reasoner.D, sorted(_encoding(reasoner).items()))).encode())
     digest.update(repr(sorted(reasoner.tokenizer.get_vocab().items())).encode())
     for name, value in sorted(codec.state_dict().items()):
-        if name.split(".")[0] not in codec.reads_back:
+        if name.split(".")[0] not in codec.decoding:
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -91,8 +91,9 @@ def refuse_other_codec(own: NFCoTReasoner, other: NFCoTReasoner) -> None:
     mine, theirs = codec_hash(own), codec_hash(other)
     if mine != theirs:
         raise UserError(
-            f"--reference: its codec is {theirs}, that of the run's model is {mine} (weights or"
-            " vocabulary differ); only checkpoints of the same codec have comparable thoughts"
+            f"--reference: its codec is {theirs}, that of the run's model is {mine} (weights of"
+            " its encoder or vocabulary differ); only checkpoints of the same codec have comparable"
+            " thoughts"
         )
 
 

@@ -2,11 +2,12 @@
 
     python benchmarks/decoders.py OLD [NEW] [--problems 600]
 
-NEW is the shipped model unless given; both must hold the same encoder. Read are thoughts that OLD
-draws on problems of both worlds (2-8 steps of the split `calibration`, and of `long`) at several
-temperatures, and latents of true steps under Gaussian noise, in standard deviations of `e`. Given
-are the shares of steps read right by each, and of texts that are the same. Nothing here says which
-text a thought "really" has.
+NEW is the shipped model unless given; both must hold the same encoder. Read are the latents `e` of
+thoughts that OLD draws on problems of both worlds (2-8 steps of the split `calibration`, 9-12 of
+`long`) at several temperatures, and those of true steps under Gaussian noise, in standard
+deviations of `e`. Given are the shares of true steps that each reads at their place (a wrong
+thought counts against both), and of texts that are the same. Nothing here says which text a thought
+"really" has.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ def _drawn(
         part = problems[i : i + BATCH]
         seeds = [noise_seed("decoders", p.id) for p in part]
         thoughts = old.think([p.prompt for p in part], tau=tau, noise_seeds=seeds)
+        e = old.decode(thoughts).e
         for reasoner, texts in zip((old, new), readings, strict=True):
-            texts += reasoner.decode(thoughts).texts
+            texts += reasoner.read(e, thoughts.mask)
     return _compared([p.steps for p in problems], *readings)
 
 
@@ -79,14 +81,14 @@ def _compared(
     steps = sum(map(len, truth))
     return {
         "steps": steps,
-        "old_right": _right(truth, old) / steps,
-        "new_right": _right(truth, new) / steps,
+        "old_true": _true_steps(truth, old) / steps,
+        "new_true": _true_steps(truth, new) / steps,
         "texts": len(texts),
         "same": sum(a == b for a, b in texts) / len(texts),
     }
 
 
-def _right(truth: list[list[str]], said: list[list[str]]) -> int:
+def _true_steps(truth: list[list[str]], said: list[list[str]]) -> int:
     return sum(a == b for t, s in zip(truth, said, strict=True) for a, b in zip(t, s, strict=False))
 
 

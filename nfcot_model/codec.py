@@ -33,7 +33,7 @@ class ThoughtCodec(nn.Module):
 
     latent_mean: Tensor
     latent_std: Tensor
-    reads_back: Final = ("from_latent", "decoder", "to_vocab")  # the rest says what `e` means
+    decoding: Final = ("from_latent", "decoder", "to_vocab")  # the rest says what `e` means
 
     def __init__(self, D: int, config: CodecConfig, vocab_size: int, eos: int) -> None:
         super().__init__()
@@ -52,15 +52,15 @@ class ThoughtCodec(nn.Module):
         length = self.config.max_text_tokens + 1 + self.config.slots
         return CausalTransformer(self.config.d_model, layers, self.config.heads, length)
 
-    def start_decoder_again(self, layers: int) -> None:
-        """An untrained decoder of so many layers; latents of texts, and so thoughts, do not change.
+    def exchange_decoder(self, layers: int) -> None:
+        """An untrained decoder transformer of so many layers between the maps that were around it.
 
-        Only what reads latents back (`reads_back`) can learn from here on.
+        Latents of texts do not change, and only what is `decoding` can learn from here on.
         """
         self.config = replace(self.config, decoder_layers=layers)
         self.decoder = self._transformer(layers).to(self.latent_mean)
         self.requires_grad_(False)
-        for name in self.reads_back:
+        for name in self.decoding:
             self.get_submodule(name).requires_grad_(True)
 
     def posterior(self, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -92,6 +92,11 @@ class NFCoTModel(BackboneModel):
         nn.init.zeros_(projection.bias)
         return projection
 
+    def exchange_decoder(self, layers: int) -> None:
+        """Give the codec an untrained decoder of so many layers; thoughts stay what they are."""
+        self.codec.exchange_decoder(layers)
+        self.config.codec = {**self.config.codec, "decoder_layers": layers}
+
     def project(self, u: Tensor) -> Tensor:
         """Thoughts [..., D] as the backbone reads them [..., d_model]."""
         return self.projection(u.to(self.projection.weight.dtype))

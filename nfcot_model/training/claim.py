@@ -30,6 +30,8 @@ def claim(out: Path, name: str, record: dict[str, Any]) -> None:
             )
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: not empty and not a folder of {name}; choose another -o")
+        raise UserError(
+            f"{out}: not empty and not a folder of `nfcot train {name}`; choose another -o"
+        )
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, record)

@@ -118,7 +118,9 @@ def decoder(
     config: Config = None,
     problems: Problems = None,
     examples: Examples = None,
-    layers: Annotated[int, typer.Option(min=1, help="layers of the new decoder")] = 1,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="of the new decoder; model.codec.decoder_layers or 1")
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="optimizer steps; codec.steps without")
     ] = None,
@@ -127,7 +129,8 @@ def decoder(
 ) -> None:
     """Train another decoder for a finished model; run it again to resume.
 
-    Thoughts, likelihoods and answers stay as they are: only what reads thoughts back changes.
+    Thoughts, likelihoods and answers stay as they are: only what reads thoughts back changes. Of
+    the configuration it takes data, the stage codec, seed, mixed_precision and save_minutes.
 
     Example: nfcot train decoder work/demo/joint/model --preset demo --steps 3000 -o work/light
     """

@@ -32,7 +32,7 @@ def drifted(reasoner: NFCoTReasoner, part: str, size: float) -> NFCoTReasoner:
     model = copy.deepcopy(reasoner.model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for weights in getattr(model, part).parameters():
+        for weights in model.get_submodule(part).parameters():
             weights.add_(torch.randn(weights.shape, generator=generator) * size)
     return NFCoTReasoner(model, reasoner.tokenizer, f"{part}-{size}")
 
@@ -47,6 +47,16 @@ def test_its_own_model_finds_thoughts_as_likely(brief: tuple[Run, NFCoTReasoner]
     np.testing.assert_allclose(totals["own_logp_e"], run.traces["logp_e"], atol=1e-3)
     stops = run.traces["logp_u_K"] - run.traces["logp_u"]
     np.testing.assert_allclose(totals["own_stop"], stops, atol=1e-4)
+
+
+def test_another_decoder_changes_nothing(brief: tuple[Run, NFCoTReasoner]) -> None:
+    run, reasoner = brief
+    other = drifted(reasoner, "codec.from_latent", 0.0)
+    other.model.exchange_decoder(3)
+    assert len(other.model.codec.decoder.blocks) == 3
+    found = score_under(run, reasoner, other)
+    assert (found.thoughts["log_ratio"] == 0).all()
+    assert (found.thoughts["own_stop"] == found.thoughts["reference_stop"]).all()
 
 
 def test_another_backbone_is_scored_on_the_very_thoughts(
@@ -88,8 +98,13 @@ def test_another_flow_is_compared_in_the_codecs_own_space(order: str, tmp_path: 
 
 def test_another_codec_is_refused(brief: tuple[Run, NFCoTReasoner]) -> None:
     run, reasoner = brief
-    assert codec_hash(reasoner) == codec_hash(drifted(reasoner, "backbone", 0.1))
-    with pytest.raises(UserError, match=r"its codec is .* \(weights or vocabulary differ\)"):
+    for same in ("backbone", "codec.decoder", "codec.from_latent", "codec.to_vocab"):
+        assert codec_hash(reasoner) == codec_hash(drifted(reasoner, same, 0.1))
+    for other in ("codec.embed", "codec.encoder", "codec.to_posterior"):
+        assert codec_hash(reasoner) != codec_hash(drifted(reasoner, other, 1e-4))
+    with pytest.raises(
+        UserError, match=r"its codec is .* \(weights of its encoder or"
+    ):
         score_under(run, reasoner, drifted(reasoner, "codec", 1e-4))
     with pytest.raises(UserError, match="its D is 8, that of the run's model is 4"):
         refuse_other_codec(reasoner, brief_reasoner(D=8))

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from analyses.reference import refuse_other_codec
 from nfcot_model.cli import main
+from nfcot_model.config import CodecConfig
 from nfcot_model.errors import UserError
 from nfcot_model.reasoners import NFCoTReasoner, load_nfcot
 from nfcot_model.training.config import TrainConfig, load_config
 from nfcot_model.training.decoder import train_decoder
+from nfcot_model.training.fresh import fresh_reasoner
 from nfcot_model.training.loop import Progress
 from nfcot_model.training.stages import publish
 from nfcot_model.worlds import make_world, write_problems
 from tests.tiny import tiny_baseline, tiny_reasoner
 
 PROMPTS = [p.prompt for p in make_world("digits", "calibration", 3, 6)]
+
+
+GLOBAL = {"alignment": "global", "slots": 4, "d_model": 16, "heads": 2, "max_text_tokens": 40}
+STAGES = "codec: {steps: 1}\nwarmup: {steps: 1}\njoint: {steps: 1}\n"
+
+
+def fresh(config: TrainConfig) -> NFCoTReasoner:
+    made = fresh_reasoner(config)
+    assert isinstance(made, NFCoTReasoner)
+    return made
 
 
 def config(steps: int = 6, **more: object) -> TrainConfig:
@@ -63,6 +76,51 @@ def test_only_what_reads_thoughts_back_is_new(start: Path, tmp_path: Path) -> No
         same = torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
         assert same
     refuse_other_codec(old, new)
+
+
+@pytest.mark.parametrize("more", [{"reasoner": "dual"}, {"codec": GLOBAL}], ids=["dual", "global"])
+def test_other_models_with_a_codec_get_a_deeper_decoder(
+    more: dict[str, Any], tmp_path: Path
+) -> None:
+    publish(tiny_reasoner(**more), tmp_path / "start")
+    data = config().data.model_copy(update={"steps": (2, 3)})
+    train_decoder(tmp_path / "start", config(2, data=data), tmp_path / "t", layers=3)
+    old, new = load_nfcot(tmp_path / "start"), load_nfcot(tmp_path / "t" / "decoder" / "model")
+    assert (new.name, len(new.model.codec.decoder.blocks)) == (old.name, 3)
+    thoughts = [r.think(PROMPTS, tau=0.7, noise_seeds=range(len(PROMPTS))) for r in (old, new)]
+    assert torch.equal(thoughts[0].u, thoughts[1].u)
+    assert new.decode(thoughts[1]).texts
+
+
+def test_the_card_says_what_was_exchanged_and_keeps_every_warning(
+    start: Path, tmp_path: Path
+) -> None:
+    publish(load_nfcot(start), tmp_path / "start", "---\nlicense: x\n---\n\n> **Warning: mind.**\n")
+    train_decoder(tmp_path / "start", config(1), tmp_path / "t")
+    card = (tmp_path / "t" / "decoder" / "model" / "README.md").read_text()
+    assert load_nfcot(tmp_path / "start").checkpoint_hash in card
+    assert "> **Warning: mind.**" in card
+    assert card.count("license:") == 1
+
+
+@pytest.mark.parametrize(("said", "fault"), [("0", "at least 1"), ("x", "whole number")])
+def test_a_wrong_number_of_layers_in_a_file_is_one_line(
+    said: str, fault: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(f"model: {{backbone: x, codec: {{decoder_layers: {said}}}}}\n" + STAGES)
+    with pytest.raises(UserError, match=rf"model\.codec.*{fault}"):
+        load_config(None, path)
+
+
+def test_a_training_may_start_with_a_lighter_decoder_and_others_do_not_speak_of_it() -> None:
+    tiny = load_config("tiny", None)
+    assert "decoder_layers" not in fresh(tiny).model.config.codec
+    codec = CodecConfig(d_model=32, layers=2, heads=2, decoder_layers=1)
+    light = fresh(tiny.model_copy(update={"model": tiny.model.model_copy(update={"codec": codec})}))
+    assert light.model.config.codec["decoder_layers"] == 1
+    blocks = (light.model.codec.encoder.blocks, light.model.codec.decoder.blocks)
+    assert list(map(len, blocks)) == [2, 1]
 
 
 def test_it_learns_to_read(start: Path, tmp_path: Path) -> None:
@@ -111,7 +169,7 @@ def test_bad_input_is_refused_before_anything_is_written(start: Path, tmp_path: 
         train_decoder(tmp_path / "pause", config(), tmp_path / "t", layers=1)
     with pytest.raises(UserError, match="--layers 0"):
         train_decoder(start, config(), tmp_path / "t", layers=0)
-    with pytest.raises(UserError, match="--steps 0"):
+    with pytest.raises(UserError, match="0 steps: expected at least 1"):
         train_decoder(start, config(0), tmp_path / "t", layers=1)
     brief = make_world("digits", "train", 0, 4)
     wordy = {"steps": ["so many words " * 9], "step_labels": []}
@@ -119,9 +177,14 @@ def test_bad_input_is_refused_before_anything_is_written(start: Path, tmp_path: 
     data = config().data.model_copy(update={"problems": str(tmp_path / "long.jsonl")})
     with pytest.raises(UserError, match="the codec reads 16"):
         train_decoder(start, config(data=data), tmp_path / "t", layers=1)
+    alike = [brief[0].model_copy(update={"group": "g", "id": f"p{i}"}) for i in range(3)]
+    write_problems(tmp_path / "alike.jsonl", alike)
+    data = config().data.model_copy(update={"problems": str(tmp_path / "alike.jsonl")})
+    with pytest.raises(UserError, match="all problems are of one group"):
+        train_decoder(start, config(data=data), tmp_path / "t", layers=1)
     assert not (tmp_path / "t").exists()
     train_decoder(start, config(1), tmp_path / "t", layers=1)
     with pytest.raises(UserError, match=r"holds another training \(decoder\.json"):
         train_decoder(start, config(1), tmp_path / "t", layers=2)
-    with pytest.raises(UserError, match="not empty and not a folder of decoder"):
+    with pytest.raises(UserError, match="not empty and not a folder of `nfcot train decoder`"):
         train_decoder(start, config(1), tmp_path / "pause", layers=1)
