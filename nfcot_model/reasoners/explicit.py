@@ -15,6 +15,7 @@ from nfcot_model.reasoners.baseline import BaselineReasoner
 from nfcot_model.reasoners.prompting import context_of
 from nfcot_model.sampling import Stream
 from nfcot_model.thoughts import Decoded, Thoughts
+from nfcot_model.tokenizer import texts_of
 
 __all__ = ["ExplicitReasoner"]
 
@@ -119,7 +120,7 @@ class ExplicitReasoner(BaselineReasoner):
             # Of an empty row the tokenizer makes one empty text, not none.
             pieces = self.tokenizer.batch_decode([[token] for token in row])
             ended = np.cumsum([0, *(piece.count("\n") for piece in pieces)])[:K]
-            written = self.tokenizer.batch_decode([row], skip_special_tokens=True)[0]
+            (written,) = texts_of(self.tokenizer, [row])
             lines = written.split("\n")
             texts.append(lines if row else [])
             places.append([min(int(step), len(lines) - 1) for step in ended])

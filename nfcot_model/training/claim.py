@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nfcot_model.errors import UserError
 from nfcot_model.files import write_json
 
-__all__ = ["claim"]
+__all__ = ["claim", "goes_on"]
 
 
 def claim(out: Path, name: str, record: dict[str, Any]) -> None:
@@ -17,21 +18,30 @@ def claim(out: Path, name: str, record: dict[str, Any]) -> None:
 
     Raises UserError, and writes nothing, when it holds another training or other files.
     """
+    if not goes_on(out, name, lambda found: found == record):
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / f"{name}.json", record)
+
+
+def goes_on(out: Path, name: str, same: Callable[[dict[str, Any]], bool]) -> bool:
+    """Does `out` hold this training (its `name.json` is the `same`), or nothing yet?
+
+    Raises UserError when it holds another training or other files.
+    """
     path = out / f"{name}.json"
     if path.exists():
         try:
-            same = json.loads(path.read_text()) == record
-        except ValueError:
-            same = False
-        if not same:
+            mine = same(json.loads(path.read_text()))
+        except (ValueError, KeyError, AttributeError):
+            mine = False
+        if not mine:
             raise UserError(
-                f"{out}: holds another training ({name}.json, the start model or the problems"
+                f"{out}: holds another training ({path.name}, the start model or the problems"
                 " differ); choose another -o"
             )
-        return
+        return True
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(
-            f"{out}: not empty and not a folder of `nfcot train {name}`; choose another -o"
+            f"{out}: not empty, and no {path.name} of a training in it; choose another -o"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)
+    return False

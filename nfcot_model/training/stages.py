@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,6 +18,7 @@ from accelerate import Accelerator
 from nfcot_model.errors import UserError
 from nfcot_model.files import write_json
 from nfcot_model.reasoners import Reasoner, load_reasoner
+from nfcot_model.training.claim import goes_on
 from nfcot_model.training.config import STAGES, StageConfig, TrainConfig, stages_of
 from nfcot_model.training.data import data_hash
 from nfcot_model.training.fresh import fresh_reasoner, model_of
@@ -160,22 +162,13 @@ def _earlier(config: TrainConfig, name: str) -> list[str]:
 def _claim(
     out: Path, config: TrainConfig, processes: int, announce: Callable[[Plan], None] | None
 ) -> None:
-    path = out / "train.json"
     hashed = data_hash(config.data)
-    if path.exists():
-        try:
-            found = json.loads(path.read_text())
-            same = found.pop("data_hash") == hashed and TrainConfig.model_validate(found) == config
-        except (ValueError, KeyError, AttributeError):
-            same = False
-        if not same:
-            raise UserError(
-                f"{out}: holds another training (train.json or the problems differ);"
-                " choose another -o"
-            )
+
+    def same(found: dict[str, Any]) -> bool:
+        return found.pop("data_hash") == hashed and TrainConfig.model_validate(found) == config
+
+    if goes_on(out, "train", same):
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: not empty and not a training folder; choose another -o")
     fresh = fresh_reasoner(config)
     plan = plan_of(fresh, config, processes)
     if announce is not None:
@@ -183,7 +176,7 @@ def _claim(
     plan.refuse(config)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "plan.json", plan.to_dict())
-    write_json(path, config.model_dump(mode="json") | {"data_hash": hashed})
+    write_json(out / "train.json", config.model_dump(mode="json") | {"data_hash": hashed})
 
 
 def _initial(config: TrainConfig, folder: Path, device: str, dtype: str) -> Reasoner:

@@ -102,9 +102,7 @@ def test_another_codec_is_refused(brief: tuple[Run, NFCoTReasoner]) -> None:
         assert codec_hash(reasoner) == codec_hash(drifted(reasoner, same, 0.1))
     for other in ("codec.embed", "codec.encoder", "codec.to_posterior"):
         assert codec_hash(reasoner) != codec_hash(drifted(reasoner, other, 1e-4))
-    with pytest.raises(
-        UserError, match=r"its codec is .* \(weights of its encoder or"
-    ):
+    with pytest.raises(UserError, match=r"its codec is .* \(weights of its encoder or"):
         score_under(run, reasoner, drifted(reasoner, "codec", 1e-4))
     with pytest.raises(UserError, match="its D is 8, that of the run's model is 4"):
         refuse_other_codec(reasoner, brief_reasoner(D=8))

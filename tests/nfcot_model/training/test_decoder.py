@@ -186,5 +186,5 @@ def test_bad_input_is_refused_before_anything_is_written(start: Path, tmp_path: 
     train_decoder(start, config(1), tmp_path / "t", layers=1)
     with pytest.raises(UserError, match=r"holds another training \(decoder\.json"):
         train_decoder(start, config(1), tmp_path / "t", layers=2)
-    with pytest.raises(UserError, match="not empty and not a folder of `nfcot train decoder`"):
+    with pytest.raises(UserError, match=r"not empty, and no decoder\.json"):
         train_decoder(start, config(1), tmp_path / "pause", layers=1)

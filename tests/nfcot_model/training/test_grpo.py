@@ -455,7 +455,7 @@ def test_other_bad_input_is_refused(tmp_path: Path) -> None:
         train_grpo(config, tmp_path / "nan")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes").write_text("")
-    with pytest.raises(UserError, match="not a folder of `nfcot train grpo`"):
+    with pytest.raises(UserError, match=r"not empty, and no grpo\.json"):
         train_grpo(config, tmp_path / "mine")
 
 

@@ -258,7 +258,7 @@ def test_presets_and_folders_that_do_not_fit_are_refused(tmp_path) -> None:
         train(other, ["codec"], tmp_path / "t")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")
-    with pytest.raises(UserError, match="not a training folder"):
+    with pytest.raises(UserError, match=r"not empty, and no train\.json"):
         train(small(), ["codec"], tmp_path / "full")
 
 
