@@ -23,8 +23,9 @@ from analyses.ranks import Cell, Ranks
 from nfcot_model.errors import UserError
 from nfcot_model.files import content_hash, file_hash, read_json_object, write_bytes, write_json
 from nfcot_model.terminal import jsonable
+from nfcot_model.traces import Run, read_run
 
-__all__ = ["CALIBRATION", "is_calibration", "load_calibration", "save_calibration"]
+__all__ = ["CALIBRATION", "clean_run", "is_calibration", "load_calibration", "save_calibration"]
 
 CALIBRATION = "calibration.json"
 TENSORS = "calibration.safetensors"
@@ -36,6 +37,21 @@ HIDDEN = ("pooled", "positions", "precision", "within", "total")
 def is_calibration(folder: Path) -> bool:
     """Does the folder hold a finished calibration?"""
     return (folder / CALIBRATION).is_file()
+
+
+def clean_run(path: Path) -> Run:
+    """The clean traces themselves, where a calibration made of them would not do.
+
+    Raises UserError for a calibration, naming its run, and for what is not a run.
+    """
+    if not is_calibration(path):
+        return read_run(path)
+    sets = read_json_object(path / CALIBRATION).get("sets")
+    name = sets["calibration"]["run"] if isinstance(sets, dict) and "calibration" in sets else "?"
+    raise UserError(
+        f"--calibration {path}: is a calibration and holds no traces; give the clean run that it"
+        f" was made of, '{name}'"
+    )
 
 
 def save_calibration(clean: CleanSet, folder: Path) -> None:

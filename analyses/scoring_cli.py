@@ -203,18 +203,18 @@ def live(
 
     Example: nfcot audit live demo problems.jsonl --calibration runs/clean
     """
+    from analyses.calibration_file import clean_run
     from analyses.live_calibration import calibrate_live
     from analyses.live_run import Watched, watch_problems
     from nfcot_model.reasoners import load_nfcot
     from nfcot_model.terminal import console, emit_json
-    from nfcot_model.traces import read_run
     from nfcot_model.traces.settings import Settings
     from nfcot_model.traces.view import printable
     from nfcot_model.worlds import read_problems
 
     Settings(tau=tau, seed=seed, max_thoughts=max_thoughts)
     asked = read_problems(problems)[:n]
-    found = None if calibration is None else calibrate_live(read_run(calibration), alpha)
+    found = None if calibration is None else calibrate_live(clean_run(calibration), alpha)
     reasoner = load_nfcot(model, device=device)
 
     def show(line: Watched) -> None:
@@ -270,6 +270,7 @@ def explain(
     """
     from rich.console import Console
 
+    from analyses.calibration_file import clean_run
     from analyses.context.study import Plan
     from analyses.explain.explanation import explain_trace
     from analyses.explain.page import check_page, explanation_view, write_explanation
@@ -283,7 +284,7 @@ def explain(
         check_page(out)
     found = read_run(run)
     chosen = find_trace(found, trace)
-    clean = None if calibration is None else read_run(calibration)
+    clean = None if calibration is None else clean_run(calibration)
     reasoner = model_of(found, model, device)
     result = explain_trace(found, reasoner, chosen, plan, clean=clean, causal=causal)
     if out is not None:

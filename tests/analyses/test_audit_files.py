@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from analyses.audit import audit_run
 from analyses.calibrate import Rule
-from analyses.calibration_file import load_calibration, save_calibration
+from analyses.calibration_file import clean_run, load_calibration, save_calibration
 from analyses.clean import CleanSet, clean_set
 from analyses.cli import app
 from analyses.scoring import score_run
@@ -83,6 +83,17 @@ def test_another_calibration_or_a_strange_folder_is_not_overwritten(
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="holds no calibration"):
         save_calibration(calibrated, tmp_path / "mine")
+
+
+def test_where_clean_traces_are_needed_a_calibration_says_of_which_run_it_is(
+    calibrated: CleanSet, clean: Run, tmp_path: Path
+) -> None:
+    assert clean_run(clean.path).hash == clean.hash
+    save_calibration(calibrated, tmp_path / "cal")
+    with pytest.raises(UserError, match=r"holds no traces; give the clean run .* 'clean'"):
+        clean_run(tmp_path / "cal")
+    with pytest.raises(UserError, match=r"not a run"):
+        clean_run(tmp_path)
 
 
 @pytest.mark.parametrize(
