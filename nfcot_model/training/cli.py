@@ -129,8 +129,9 @@ def decoder(
 ) -> None:
     """Train another decoder for a finished model; run it again to resume.
 
-    Thoughts, likelihoods and answers stay as they are: only what reads thoughts back changes. Of
-    the configuration it takes data, the stage codec, seed, mixed_precision and save_minutes.
+    Thoughts, likelihoods and answers stay as they are: only what reads thoughts back changes.
+
+    Of the configuration it takes data, the stage codec, seed, mixed_precision and save_minutes.
 
     Example: nfcot train decoder work/demo/joint/model --preset demo --steps 3000 -o work/light
     """

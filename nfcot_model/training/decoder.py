@@ -125,8 +125,8 @@ tags: [nfcot, latent-reasoning]
 
 # Another decoder
 
-The model `{start}` (checkpoint hash {record["start_hash"]}) with another decoder of its codec:
-{record["layers"]} layers, {record["stage"]["steps"]} steps, seed {record["seed"]}.
+The model `{start}` (checkpoint hash {record["start_hash"]}) with another decoder of its codec
+(layers: {record["layers"]}; steps: {record["stage"]["steps"]}; seed: {record["seed"]}).
 Last validation, on texts not trained on: {said}.
 Its thoughts, their likelihoods and its answers are those of that model, whose card follows.
 {before}"""

@@ -31,6 +31,8 @@ def progress_report(console: Console, enabled: bool) -> Iterator[Callable[[Progr
     tasks: dict[str, object] = {}
 
     def report(progress: Progress) -> None:
+        if not bar.live.is_started:
+            bar.start()
         if progress.stage not in tasks:
             tasks[progress.stage] = bar.add_task(progress.stage, total=progress.steps, figures="")
         shown = {
@@ -47,5 +49,9 @@ def progress_report(console: Console, enabled: bool) -> Iterator[Callable[[Progr
             text = " ".join(f"{k.removeprefix('val_')} {v:.3f}" for k, v in validation.items())
             console.print(f"{progress.stage} {progress.step}: {text}", highlight=False)
 
-    with bar:
+    # From the first step on: what is refused before has no empty bar above it.
+    try:
         yield report
+    finally:
+        if bar.live.is_started:
+            bar.stop()
