@@ -46,8 +46,7 @@ def clean_run(path: Path) -> Run:
     """
     if not is_calibration(path):
         return read_run(path)
-    sets = read_json_object(path / CALIBRATION).get("sets")
-    name = sets["calibration"]["run"] if isinstance(sets, dict) and "calibration" in sets else "?"
+    name = load_calibration(path).sets["calibration"]["run"]
     raise UserError(
         f"--calibration {path}: is a calibration and holds no traces; give the clean run that it"
         f" was made of, '{name}'"
